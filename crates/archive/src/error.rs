@@ -1,0 +1,118 @@
+//! What can be wrong with an archive, before a byte is received.
+
+use std::path::PathBuf;
+
+use disk::{DiskError, LockError};
+use pg_types::{SegmentSize, SystemId};
+
+/// Why an archive can't be used. Nothing was touched.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ArchiveError {
+    /// The disk said no.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// Another process writes to it.
+    #[error(
+        "the archive is in use: {} is locked by {holder}; an archive has one receiver, so stop \
+         that one or choose another directory", path.display()
+    )]
+    Locked {
+        /// The lock's file.
+        path: PathBuf,
+        /// What the other process wrote about itself.
+        holder: String,
+    },
+    /// A directory with something in it that isn't an archive.
+    #[error(
+        "the directory isn't empty and isn't an archive of seawall: it has no seawall.json but \
+         \"{found}\"; choose an empty directory"
+    )]
+    NotAnArchive {
+        /// A name that is in it.
+        found: String,
+    },
+    /// `seawall.json` can't be understood.
+    #[error("seawall.json can't be read: {0}; restore it from a copy of the archive")]
+    BadFormatFile(String),
+    /// Made by a later seawall.
+    #[error(
+        "the archive has format {format}, which this version of seawall can't write \
+         (it writes format {known}); use the version that made it, or a later one"
+    )]
+    UnknownFormat {
+        /// What `seawall.json` says.
+        format: u32,
+        /// What this version writes.
+        known: u32,
+    },
+    /// Another cluster's.
+    #[error(
+        "the archive belongs to the cluster with system identifier {archive}, and the server has \
+         {server}: it is another cluster, or it was made anew by initdb or pg_upgrade; give it an \
+         archive of its own"
+    )]
+    OtherSystem {
+        /// The archive's.
+        archive: SystemId,
+        /// The server's.
+        server: SystemId,
+    },
+    /// The cluster's segments had another size when the archive was made.
+    #[error(
+        "the archive has segments of {archive}, and the server's are {server} (pg_resetwal \
+         --wal-segsize changes them); give it an archive of its own"
+    )]
+    OtherSegmentSize {
+        /// The archive's.
+        archive: SegmentSize,
+        /// The server's.
+        server: SegmentSize,
+    },
+    /// A server built with another page size.
+    #[error(
+        "the archive has WAL pages of {archive} bytes, and the server's have {server}; give it an \
+         archive of its own"
+    )]
+    OtherBlockSize {
+        /// The archive's, bytes.
+        archive: u32,
+        /// The server's, bytes.
+        server: u32,
+    },
+    /// A server of another major version under the same system identifier.
+    #[error(
+        "the archive holds WAL of PostgreSQL {archive}, and the server is {server}; give it an \
+         archive of its own"
+    )]
+    OtherMajor {
+        /// The archive's.
+        archive: u32,
+        /// The server's.
+        server: u32,
+    },
+    /// No WAL of this version is known.
+    #[error("PostgreSQL {0} isn't supported: seawall knows the WAL of 10 to 18")]
+    UnsupportedMajor(u32),
+    /// The server is on another timeline than the archive's newest.
+    #[error(
+        "the archive ends on timeline {archive} and the server is on timeline {server}; following \
+         a promotion isn't supported yet: stop, and keep this archive as it is"
+    )]
+    OtherTimeline {
+        /// The archive's newest.
+        archive: u32,
+        /// The server's.
+        server: u32,
+    },
+}
+
+impl From<LockError> for ArchiveError {
+    fn from(error: LockError) -> Self {
+        match error {
+            LockError::Held { path, holder } => Self::Locked { path, holder },
+            LockError::Disk(error) => Self::Disk(error),
+            other => Self::BadFormatFile(other.to_string()),
+        }
+    }
+}

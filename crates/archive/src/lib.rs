@@ -1,0 +1,28 @@
+//! The archive: where the log that was received is kept, and proved, and given its names.
+//!
+//! A segment's life: a temporary file is allocated ahead; it becomes `X.partial` when the stream
+//! gets there; bytes are written and synced; once all of them are durable and every record that
+//! *ends* in it is proved it is **sealed**, by renaming it to `X`; once the record that runs over
+//! its end is proved too it is **settled**, and its entry goes into the index.
+//!
+//! - [`Archive`] opens and locks a directory, and says where streaming goes on ([`Resume`]).
+//! - [`Writer`] is the hot path, without I/O: bytes go in, disk operations come out, and
+//!   [`pg_types::Positions`] say what may be acknowledged.
+//!
+//! Never here: sockets, clocks, threads. Never done: overwriting a proved byte, deleting WAL.
+
+mod error;
+mod format;
+mod index;
+mod layout;
+mod open;
+mod resume;
+mod writer;
+
+pub use error::ArchiveError;
+pub use format::{Format, Identity};
+pub use index::{ENTRIES_PER_FILE, ENTRY_LEN, IndexEntry};
+pub use layout::Layout;
+pub use open::{Archive, Claim, Withdrawn};
+pub use resume::{Resume, Stored};
+pub use writer::{Event, Options, Stop, Writer};

@@ -1,0 +1,279 @@
+//! An archive's directory: made, claimed, held; and the repairs that happen between two streams.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use disk::{DiskError, Files, Lock};
+use pg_types::{Geometry, Lsn, TimelineId, WalFileKind, WalFileName};
+use wal_format::Expect;
+
+use crate::format::MAX_LEN;
+use crate::{ArchiveError, Format, Identity, Layout};
+
+/// The most files that quarantine takes by itself: enough to see what went wrong, and no archive
+/// is filled by one cause that repeats.
+const MAX_QUARANTINED: usize = 16;
+
+/// A directory that this process alone writes to.
+pub struct Archive {
+    pub(crate) files: Arc<dyn Files>,
+    pub(crate) layout: Layout,
+    pub(crate) geometry: Geometry,
+    identity: Identity,
+    _lock: Arc<Lock>,
+}
+
+impl fmt::Debug for Archive {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Archive").field("identity", &self.identity).finish_non_exhaustive()
+    }
+}
+
+/// A directory whose lock is held, before it is known which server's WAL goes there.
+#[derive(Clone)]
+pub struct Claim {
+    files: Arc<dyn Files>,
+    format: Option<Format>,
+    lock: Arc<Lock>,
+}
+
+impl fmt::Debug for Claim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Claim").field("format", &self.format).finish_non_exhaustive()
+    }
+}
+
+impl Claim {
+    /// What the archive says of itself; `None` in a new one.
+    #[must_use]
+    pub fn format(&self) -> Option<&Format> {
+        self.format.as_ref()
+    }
+
+    /// The archive of this server: made if the directory is new. `random` names it.
+    ///
+    /// # Errors
+    /// If the archive belongs to another cluster, or the disk fails.
+    pub fn open(&self, server: &Identity, random: &[u8; 16]) -> Result<Archive, ArchiveError> {
+        if wal_format::WalVersion::from_major(server.server_major).is_none() {
+            return Err(ArchiveError::UnsupportedMajor(server.server_major));
+        }
+        match &self.format {
+            Some(format) => format.identity()?.admits(server)?,
+            None => make(&*self.files, &Format::new(server, random))?,
+        }
+        Ok(Archive {
+            files: Arc::clone(&self.files),
+            layout: Layout { segment_size: server.geometry.segment_size },
+            geometry: server.geometry,
+            identity: *server,
+            _lock: Arc::clone(&self.lock),
+        })
+    }
+}
+
+/// What was taken back because the record that runs over its end didn't hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Withdrawn {
+    /// The segment that lost its final name.
+    pub segment: PathBuf,
+    /// Where the evidence is, if there was room for it.
+    pub evidence: Option<PathBuf>,
+}
+
+impl Archive {
+    /// Takes the directory for this process: it is an archive, or empty, or doesn't exist yet.
+    /// `holder` is what another process will be told of this one.
+    ///
+    /// # Errors
+    /// If the directory is something else, or another process has it. Nothing is touched then.
+    pub fn claim(files: Arc<dyn Files>, holder: &str) -> Result<Claim, ArchiveError> {
+        let root = Path::new("");
+        files.create_dir(root)?;
+        let format = read_format(&*files)?;
+        if format.is_none() {
+            refuse_strangers(&*files)?;
+        }
+        files.create_dir(Path::new(Layout::RUN))?;
+        let lock = Arc::new(files.lock(Path::new(Layout::LOCK), holder)?);
+        // Another process may have made the archive while this one waited for nothing.
+        let format = read_format(&*files)?;
+        Ok(Claim { files, format, lock })
+    }
+
+    /// Whose WAL this is.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Where its files are.
+    #[must_use]
+    pub fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    /// Whether a server that was connected to again is still the one.
+    ///
+    /// # Errors
+    /// If it isn't.
+    pub fn admits(&self, server: &Identity) -> Result<(), ArchiveError> {
+        self.identity.admits(server)
+    }
+
+    pub(crate) fn expect(&self, timeline: TimelineId) -> Expect {
+        let system_id = Some(self.identity.system_id);
+        Expect { geometry: self.geometry, timeline, system_id }
+    }
+
+    /// Takes back the final name of the segment that holds the start of a record that didn't
+    /// hold, if it has one already, so that it is fetched again; `proved` is that start. What is
+    /// proved in it stays where it is. Segments after it hold nothing but that record's middle.
+    ///
+    /// # Errors
+    /// If the disk fails; the next call goes on where this one stopped.
+    pub fn withdraw(
+        &self,
+        timeline: TimelineId,
+        proved: Lsn,
+    ) -> Result<Option<Withdrawn>, ArchiveError> {
+        let number = proved.segment(self.layout.segment_size);
+        let (sealed, partial) =
+            (self.layout.segment(timeline, number), self.layout.partial(timeline, number));
+        if self.files.len(&sealed)?.is_none() {
+            return Ok(None);
+        }
+        let mut later = self.segments_of(timeline)?;
+        later.retain(|name| name.start(self.layout.segment_size) > Some(proved));
+        // The newest first: whatever a crash leaves is an archive without a hole.
+        for name in later.iter().rev() {
+            let name = name.display(self.layout.segment_size).to_string();
+            let path = Path::new(Layout::WAL).join(&name);
+            if self
+                .quarantine(&path, &format!("{name}.unproved-at-{}", file_lsn(proved)))?
+                .is_none()
+            {
+                self.files.remove(&path)?;
+            }
+            self.files.sync_dir(Path::new(Layout::WAL))?;
+        }
+        let evidence = self.evidence(&sealed, proved)?;
+        self.files.rename(&sealed, &partial)?;
+        self.files.sync_dir(Path::new(Layout::WAL))?;
+        Ok(Some(Withdrawn { segment: sealed, evidence }))
+    }
+
+    /// Moves a file to quarantine, if there is room and it isn't there yet.
+    pub(crate) fn quarantine(&self, path: &Path, name: &str) -> Result<Option<PathBuf>, DiskError> {
+        let dir = Path::new(Layout::QUARANTINE);
+        let to = dir.join(name);
+        if self.files.names(dir)?.len() >= MAX_QUARANTINED || self.files.len(&to)?.is_some() {
+            return Ok(None);
+        }
+        self.files.rename(path, &to)?;
+        self.files.sync_dir(dir)?;
+        Ok(Some(to))
+    }
+
+    /// Copies a file to quarantine, if there is room and no copy of this cause is there yet.
+    fn evidence(&self, path: &Path, at: Lsn) -> Result<Option<PathBuf>, DiskError> {
+        let dir = Path::new(Layout::QUARANTINE);
+        let Some(name) = path.file_name().and_then(|name| name.to_str()) else { return Ok(None) };
+        let to = dir.join(format!("{name}.unproved-at-{}", file_lsn(at)));
+        if self.files.names(dir)?.len() >= MAX_QUARANTINED || self.files.len(&to)?.is_some() {
+            return Ok(None);
+        }
+        let temporary = dir.join(".evidence.tmp");
+        if self.files.len(&temporary)?.is_some() {
+            self.files.remove(&temporary)?;
+        }
+        let len = self.files.len(path)?.unwrap_or(0);
+        self.files.copy(path, &temporary, len)?;
+        self.files.sync_file(&temporary)?;
+        self.files.rename(&temporary, &to)?;
+        self.files.sync_dir(dir)?;
+        Ok(Some(to))
+    }
+
+    /// The segments of a timeline that are there, whole or partial, ordered by number.
+    pub(crate) fn segments_of(&self, timeline: TimelineId) -> Result<Vec<WalFileName>, DiskError> {
+        let mut segments = self.segments()?;
+        segments.retain(
+            |name| matches!(name, WalFileName::Segment { timeline: of, .. } if *of == timeline),
+        );
+        Ok(segments)
+    }
+
+    /// The newest timeline that has WAL here.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn newest_timeline(&self) -> Result<Option<TimelineId>, ArchiveError> {
+        let timelines = self.segments()?.into_iter().filter_map(|name| match name {
+            WalFileName::Segment { timeline, .. } => Some(timeline),
+            WalFileName::TimelineHistory(_) => None,
+        });
+        Ok(timelines.max())
+    }
+
+    /// All segments, ordered by timeline and number: as names are.
+    fn segments(&self) -> Result<Vec<WalFileName>, DiskError> {
+        let names = self.files.names(Path::new(Layout::WAL))?;
+        let parsed = names.iter().filter_map(|name| {
+            let name = WalFileName::parse(name, self.layout.segment_size)?;
+            let kind = match name {
+                WalFileName::Segment { kind, .. } => kind,
+                WalFileName::TimelineHistory(_) => return None,
+            };
+            matches!(kind, WalFileKind::Segment | WalFileKind::Partial).then_some(name)
+        });
+        Ok(parsed.collect())
+    }
+}
+
+/// An LSN in a file's name: `0-1A2B3C4D`.
+fn file_lsn(lsn: Lsn) -> String {
+    lsn.to_string().replace('/', "-")
+}
+
+fn read_format(files: &dyn Files) -> Result<Option<Format>, ArchiveError> {
+    let path = Path::new(Layout::FORMAT);
+    match files.len(path)? {
+        Some(_) => Format::parse(&files.read(path, MAX_LEN)?).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// A directory is new if it holds nothing but what an interrupted making left.
+fn refuse_strangers(files: &dyn Files) -> Result<(), ArchiveError> {
+    for name in files.names(Path::new(""))? {
+        let ours = match name.as_str() {
+            Layout::RUN | Layout::FORMAT_TMP | "lost+found" => true,
+            Layout::WAL | Layout::INDEX | Layout::QUARANTINE => {
+                files.names(Path::new(&name))?.is_empty()
+            }
+            _ => false,
+        };
+        if !ours {
+            return Err(ArchiveError::NotAnArchive { found: name });
+        }
+    }
+    Ok(())
+}
+
+/// Makes a new archive: its directories, then `seawall.json`, which makes it one.
+fn make(files: &dyn Files, format: &Format) -> Result<(), ArchiveError> {
+    for dir in [Layout::WAL, Layout::INDEX, Layout::QUARANTINE] {
+        files.create_dir(Path::new(dir))?;
+    }
+    let (temporary, path) = (Path::new(Layout::FORMAT_TMP), Path::new(Layout::FORMAT));
+    if files.len(temporary)?.is_some() {
+        files.remove(temporary)?;
+    }
+    files.write_new(temporary, &format.to_json())?;
+    files.sync_file(temporary)?;
+    files.rename(temporary, path)?;
+    files.sync_dir(Path::new(""))?;
+    Ok(())
+}

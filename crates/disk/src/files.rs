@@ -1,0 +1,120 @@
+//! The blocking view of a disk: for starting up, for the catalogue, for tools.
+//!
+//! Invariant: the same files as [`Disk`](crate::Disk) sees, by the same rules of durability;
+//! nothing here syncs unless its name says so. Never on the acknowledgement path.
+
+use std::fmt;
+use std::path::Path;
+
+use crate::{Access, AlignedBuf, DiskError, LockError};
+
+/// One name in a directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DirEntry {
+    /// The name, without its directory.
+    pub name: String,
+    /// The file's length in bytes; 0 for a directory.
+    pub len: u64,
+    /// Whether it is a directory.
+    pub is_dir: bool,
+}
+
+/// A file open for reading at any place.
+pub trait ReadAt: Send + Sync {
+    /// Reads up to `len` bytes at `offset` to the start of `buf`; fewer only at the file's end.
+    ///
+    /// With [`Access::Direct`] the offset and `len` are multiples of [`BLOCK`](crate::BLOCK).
+    ///
+    /// # Errors
+    ///
+    /// If the disk can't read, or `len` is more than the buffer holds.
+    fn read_at(&self, offset: u64, buf: &mut AlignedBuf, len: usize) -> Result<usize, DiskError>;
+
+    /// The file's length in bytes, now.
+    ///
+    /// # Errors
+    ///
+    /// If the system can't tell.
+    fn len(&self) -> Result<u64, DiskError>;
+
+    /// Whether the file has no bytes.
+    ///
+    /// # Errors
+    ///
+    /// If the system can't tell.
+    fn is_empty(&self) -> Result<bool, DiskError> {
+        Ok(self.len()? == 0)
+    }
+}
+
+/// Blocking file operations; all paths are relative to the disk's root.
+///
+/// Every function's error is the failed system call with its path.
+#[expect(clippy::missing_errors_doc, reason = "said once, above")]
+pub trait Files: Send + Sync {
+    /// Makes a directory of mode 0700; fine when it exists. The empty path is the root.
+    fn create_dir(&self, path: &Path) -> Result<(), DiskError>;
+
+    /// The entries of a directory, ordered by name.
+    fn list(&self, dir: &Path) -> Result<Vec<DirEntry>, DiskError>;
+
+    /// The names in a directory, ordered: [`list`](Self::list) without a system call for each.
+    fn names(&self, dir: &Path) -> Result<Vec<String>, DiskError>;
+
+    /// A file's length in bytes; `None` if there is no such file.
+    fn len(&self, path: &Path) -> Result<Option<u64>, DiskError>;
+
+    /// Opens a file for reading.
+    fn open_read(&self, path: &Path, access: Access) -> Result<Box<dyn ReadAt>, DiskError>;
+
+    /// The whole of a small file; fails if it has more than `max` bytes.
+    fn read(&self, path: &Path, max: usize) -> Result<Vec<u8>, DiskError>;
+
+    /// Creates a file that must not exist, and writes it. After a failure a part may be there.
+    fn write_new(&self, path: &Path, bytes: &[u8]) -> Result<(), DiskError>;
+
+    /// fsync of a file.
+    fn sync_file(&self, path: &Path) -> Result<(), DiskError>;
+
+    /// fsync of a directory.
+    fn sync_dir(&self, path: &Path) -> Result<(), DiskError>;
+
+    /// Renames without replacing.
+    fn rename(&self, from: &Path, to: &Path) -> Result<(), DiskError>;
+
+    /// Renames, and replaces what has the new name.
+    fn replace(&self, from: &Path, to: &Path) -> Result<(), DiskError>;
+
+    /// Removes a file's name.
+    fn remove(&self, path: &Path) -> Result<(), DiskError>;
+
+    /// Makes a new file `to` from the first `len` bytes of `from`, read past the page cache, and
+    /// extends it with zeros to the length of `from`. Doesn't sync. After a failure a part may be
+    /// there, so `to` is a temporary name.
+    fn copy(&self, from: &Path, to: &Path, len: u64) -> Result<(), DiskError>;
+
+    /// Locks a file for as long as the [`Lock`] lives, creates it if need be, and writes
+    /// `holder`, which is for people, into it.
+    fn lock(&self, path: &Path, holder: &str) -> Result<Lock, LockError>;
+}
+
+/// A held lock; given up on drop, and by the system when the process dies.
+#[must_use = "the lock is given up when this is dropped"]
+pub struct Lock {
+    _held: Box<dyn Held>,
+}
+
+impl Lock {
+    pub(crate) fn new(held: impl Held + 'static) -> Self {
+        Self { _held: Box::new(held) }
+    }
+}
+
+impl fmt::Debug for Lock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lock").finish_non_exhaustive()
+    }
+}
+
+/// Whatever gives the lock up when dropped.
+pub(crate) trait Held: Send + Sync {}

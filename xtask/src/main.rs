@@ -1,0 +1,95 @@
+//! The project's own commands: `cargo xtask COMMAND`.
+//!
+//! Invariant: what a command needs beyond Rust and Python's pip it fetches by itself, through
+//! testkit. Never does: leave servers running, or write outside `target`, the cache and temporary
+//! directories.
+
+#![expect(clippy::print_stdout, reason = "a command line tool's output")]
+
+mod demo;
+mod no_c;
+mod steps;
+mod test;
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result, bail};
+use testkit::servers::{self, MAJORS};
+
+const HELP: &str = "\
+cargo xtask demo [--seconds N] [--clients N] [--peer]
+    A scratch primary with seawall as its synchronous standby, a load, SIGKILL for the primary in
+    the middle; then every acknowledged commit is looked up in the archive. --peer runs
+    PostgreSQL's pg_receivewal in seawall's place.
+
+cargo xtask test [--full] [FILTER]
+    Everything: format, clippy, rustdoc, no C among the dependencies, and all tests, real servers
+    included (PostgreSQL 14 to 18 are fetched). Complete on 14 and 18, shorter on the ones between;
+    --full is complete on all. With FILTER: only the tests whose names contain it.
+
+cargo xtask fetch
+    Fetches PostgreSQL 14 to 18 into the cache, for runs with SEAWALL_OFFLINE=1.
+
+cargo xtask bench NAME [ARGS...]
+    seawall beside pg_receivewal: catchup, sync, memory.
+";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = env::args().skip(1).collect();
+    let (command, rest) = match args.split_first() {
+        Some((command, rest)) => (command.as_str(), rest),
+        None => ("help", &args[..]),
+    };
+    let done = match command {
+        "demo" => demo::run(rest),
+        "test" => test::run_tests(rest),
+        "fetch" => fetch(),
+        "bench" => bench(rest),
+        "help" | "--help" | "-h" => {
+            print!("{HELP}");
+            Ok(())
+        }
+        other => Err(anyhow::anyhow!("no command {other:?}\n\n{HELP}")),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            println!("xtask {command}: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Brings every version of PostgreSQL into the cache.
+fn fetch() -> Result<()> {
+    for major in MAJORS {
+        let install = servers::install(major)?;
+        println!("PostgreSQL {} in {}", install.version, install.prefix.display());
+    }
+    Ok(())
+}
+
+fn bench(args: &[String]) -> Result<()> {
+    let mut cargo = cargo();
+    cargo.args(["run", "--release", "--package", "benches", "--bin", "side-by-side", "--"]);
+    let status = cargo.args(args).status().context("starting cargo")?;
+    if !status.success() {
+        bail!("the bench ended with {status}");
+    }
+    Ok(())
+}
+
+/// The cargo that runs us, in the workspace's root.
+fn cargo() -> Command {
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(root());
+    cargo
+}
+
+/// The checkout.
+fn root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here).to_path_buf()
+}
