@@ -1,1 +1,26 @@
-//! app
+//! The commands: what a user types, and what is shown.
+//!
+//! Flags are parsed purely first ([`Cli`]); then [`run`] takes effect and gives the exit code.
+//! Decisions about WAL, the protocol or the archive aren't made here.
+
+mod cli;
+mod connect;
+mod failure;
+mod observer;
+mod receive;
+mod slot;
+mod terminal;
+
+pub use cli::Cli;
+pub use failure::{Exit, Failure};
+
+/// Runs what was asked for.
+///
+/// # Errors
+/// What went wrong, with the exit code that says of which kind it is.
+pub fn run(cli: Cli) -> Result<(), Failure> {
+    match cli.command {
+        cli::Command::Receive(args) => receive::run(&args),
+        cli::Command::Slot(args) => slot::run(&args),
+    }
+}

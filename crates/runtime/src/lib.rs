@@ -1,1 +1,16 @@
-//! runtime
+//! Sockets, clocks and signals: drives [`replication`] and [`archive`].
+//!
+//! One thread reads the socket, validates and speaks; the disk's own threads write and sync
+//! beside it ([`disk::RealDisk`]). Decisions aren't made here but in the machines, with one
+//! exception: what a failure means for the next attempt ([`receive`]).
+
+mod error;
+mod link;
+mod receive;
+mod session;
+mod socket;
+
+pub use error::{AskError, SessionError, Verdict};
+pub use link::Link;
+pub use receive::{Observer, Progress, Receive, Report, Shutdown, receive};
+pub use session::{Ended, Facts, connect, create_slot, read_slot};

@@ -3,4 +3,5 @@
 //!
 //! For tests only, and beside tests with real servers (`testkit`), never in their place.
 
+pub mod crash;
 pub mod wal;

@@ -172,6 +172,18 @@ impl WalBuilder {
         lsn
     }
 
+    /// Forgets everything from the record that starts at `lsn` on.
+    ///
+    /// # Panics
+    /// If no whole record starts there.
+    pub fn truncate(&mut self, lsn: Lsn) {
+        let kept = self.records.iter().position(|record| record.lsn == lsn);
+        let kept = kept.expect("a record starts there");
+        self.prev = self.records[kept].prev;
+        self.records.truncate(kept);
+        self.bytes.truncate(lsn.saturating_since(self.start) as usize);
+    }
+
     /// The header of the record that would start here, behind the page's header if one is due.
     fn begin(&mut self, rmgr: u8, info: u8, xid: u32, body: &[u8]) -> (Lsn, [u8; 24]) {
         if self.end().offset_in(u64::from(self.geometry.block_size)) == 0 {

@@ -1,0 +1,213 @@
+//! The command line, as PostgreSQL's own client programs name their flags.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{ArgAction, Args, Parser, Subcommand};
+use pg_types::Lsn;
+use pg_wire::command::SlotName;
+
+/// Receives, proves and keeps PostgreSQL's write-ahead log.
+#[derive(Debug, Parser)]
+#[command(
+    name = "seawall",
+    version,
+    disable_help_flag = true,
+    disable_version_flag = true,
+    disable_help_subcommand = true,
+    arg_required_else_help = true
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+    /// Print help.
+    #[arg(short = '?', long, action = ArgAction::Help, global = true)]
+    help: Option<bool>,
+    /// Print the version.
+    #[arg(short = 'V', long, action = ArgAction::Version)]
+    version: Option<bool>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Stream one cluster's WAL into an archive, in the foreground.
+    Receive(Box<ReceiveArgs>),
+    /// Create, read or drop a replication slot.
+    Slot(Box<SlotArgs>),
+}
+
+/// How to reach the server.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Connection")]
+pub(crate) struct ConnectionArgs {
+    /// Connection string or URI; flags win over what it says.
+    #[arg(short = 'd', long = "dbname", value_name = "CONNSTR")]
+    pub(crate) conninfo: Option<String>,
+    /// Server's host name, or the directory of its socket.
+    #[arg(short = 'h', long, value_name = "HOSTNAME")]
+    pub(crate) host: Option<String>,
+    /// Server's port.
+    #[arg(short = 'p', long, value_name = "PORT")]
+    pub(crate) port: Option<String>,
+    /// Role to connect as; it needs REPLICATION.
+    #[arg(short = 'U', long, value_name = "NAME")]
+    pub(crate) username: Option<String>,
+    /// Never ask for a password.
+    #[arg(short = 'w', long, conflicts_with = "password")]
+    pub(crate) no_password: bool,
+    /// Ask for a password before connecting.
+    #[arg(short = 'W', long)]
+    pub(crate) password: bool,
+}
+
+/// `seawall receive`
+#[derive(Debug, Args)]
+pub(crate) struct ReceiveArgs {
+    /// The archive's directory; it is made if it doesn't exist.
+    #[arg(
+        short = 'A',
+        long,
+        visible_short_alias = 'D',
+        visible_alias = "directory",
+        value_name = "DIR",
+        env = "SEAWALL_ARCHIVE"
+    )]
+    pub(crate) archive: PathBuf,
+    /// Replication slot that keeps WAL while this receiver is away.
+    #[arg(short = 'S', long, value_name = "SLOT", value_parser = slot_name)]
+    pub(crate) slot: Option<SlotName>,
+    /// Make the slot first, keeping WAL from now on.
+    #[arg(long, requires = "slot")]
+    pub(crate) create_slot: bool,
+    /// With --create-slot: use the slot if it exists already.
+    #[arg(long, requires = "create_slot")]
+    pub(crate) if_not_exists: bool,
+    /// Stream without a slot: what the server recycles while this receiver is away is missing.
+    #[arg(long, conflicts_with = "slot")]
+    pub(crate) no_slot: bool,
+    /// End when everything before this position is durable.
+    #[arg(short = 'E', long, value_name = "LSN")]
+    pub(crate) endpos: Option<Lsn>,
+    /// Don't connect again after the connection is lost.
+    #[arg(short = 'n', long)]
+    pub(crate) no_loop: bool,
+    /// Time between status reports to the server: seconds, or as 500ms, 1min; 0 for none but
+    /// those that the server needs.
+    #[arg(short = 's', long, value_name = "INTERVAL", default_value = "10", value_parser = interval)]
+    pub(crate) status_interval: Duration,
+    /// The name that synchronous_standby_names and pg_stat_replication know this receiver by.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) application_name: Option<String>,
+    /// Never fsync: nothing is ever acknowledged as flushed, and a power loss loses it.
+    #[arg(long, conflicts_with = "slot")]
+    pub(crate) no_sync: bool,
+    /// Accepted for pg_receivewal's sake: every commit is synced as soon as it arrives, always.
+    #[arg(long, conflicts_with = "no_sync", hide = true)]
+    pub(crate) synchronous: bool,
+    /// Print events as JSON lines on standard output.
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) connection: ConnectionArgs,
+    #[command(flatten)]
+    pub(crate) talk: TalkArgs,
+}
+
+/// How much is said.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct TalkArgs {
+    /// Say more; twice: still more.
+    #[arg(short = 'v', long, action = ArgAction::Count)]
+    pub(crate) verbose: u8,
+    /// Say only what is wrong.
+    #[arg(short = 'q', long, conflicts_with = "verbose")]
+    pub(crate) quiet: bool,
+}
+
+/// `seawall slot`
+#[derive(Debug, Args)]
+pub(crate) struct SlotArgs {
+    #[command(subcommand)]
+    pub(crate) action: SlotAction,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SlotAction {
+    /// Create a physical slot.
+    Create {
+        /// Its name.
+        #[arg(value_parser = slot_name)]
+        name: SlotName,
+        /// Don't keep WAL before something connects with it.
+        #[arg(long)]
+        no_reserve: bool,
+        /// Succeed if it exists already.
+        #[arg(long)]
+        if_not_exists: bool,
+        #[command(flatten)]
+        connection: ConnectionArgs,
+    },
+    /// Print a slot's state.
+    Read {
+        /// Its name.
+        #[arg(value_parser = slot_name)]
+        name: SlotName,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        connection: ConnectionArgs,
+    },
+    /// Drop a slot.
+    Drop {
+        /// Its name.
+        #[arg(value_parser = slot_name)]
+        name: SlotName,
+        /// Wait until nobody uses it.
+        #[arg(long)]
+        wait: bool,
+        #[command(flatten)]
+        connection: ConnectionArgs,
+    },
+}
+
+fn slot_name(text: &str) -> Result<SlotName, String> {
+    SlotName::new(text).map_err(|error| error.to_string())
+}
+
+/// Seconds as pg_receivewal takes them, or a duration as the server writes it.
+fn interval(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse::<u32>().ok().map(|seconds| Duration::from_secs(seconds.into()));
+    seconds
+        .or_else(|| pg_wire::row::parse_duration(text))
+        .filter(|interval| *interval <= Duration::from_secs(86_400))
+        .ok_or_else(|| "expected seconds, or a time such as 500ms or 1min, up to a day".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_that_contradict_each_other_are_refused() {
+        let check = |args: &[&str], ok: bool| {
+            let all = ["seawall", "receive", "-A", "x"].iter().chain(args);
+            assert_eq!(Cli::try_parse_from(all).is_ok(), ok, "{args:?}");
+        };
+        check(&["-S", "slot", "--create-slot", "--if-not-exists"], true);
+        check(&["-D", "y"], false);
+        check(&["-S", "slot", "--no-sync"], false);
+        check(&["--no-sync"], true);
+        check(&["--create-slot"], false);
+        check(&["-S", "slot", "--no-slot"], false);
+        check(&["-S", "Slot"], false);
+        check(&["-E", "0/3000000", "-n", "-s", "500ms", "-h", "db", "-p", "5433"], true);
+        check(&["-E", "12"], false);
+    }
+}

@@ -1,0 +1,97 @@
+//! How a command fails.
+
+use std::fmt;
+
+use archive::{ArchiveError, Stop};
+use pg_wire::settings::SettingsError;
+use runtime::{AskError, SessionError};
+
+/// What a process ends with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// Anything that isn't one of those below.
+    Failed = 1,
+    /// The command line is wrong.
+    Usage = 2,
+    /// Another process writes to the archive.
+    InUse = 3,
+    /// WAL that doesn't hold came again and again: an alarm.
+    Corrupt = 4,
+    /// The server has another history than the archive: an alarm.
+    Diverged = 5,
+    /// The archive isn't this server's, or none at all.
+    WrongArchive = 6,
+}
+
+/// A failed command: what happened, and of which kind it is.
+#[derive(Debug)]
+pub struct Failure {
+    /// What the process ends with.
+    pub exit: Exit,
+    message: String,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+impl Failure {
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Self { exit: Exit::Usage, message: message.into() }
+    }
+
+    pub(crate) fn failed(message: impl fmt::Display) -> Self {
+        Self { exit: Exit::Failed, message: message.to_string() }
+    }
+}
+
+impl From<SettingsError> for Failure {
+    fn from(error: SettingsError) -> Self {
+        Self::usage(error.to_string())
+    }
+}
+
+impl From<ArchiveError> for Failure {
+    fn from(error: ArchiveError) -> Self {
+        let exit = match &error {
+            ArchiveError::Disk(_) => Exit::Failed,
+            ArchiveError::Locked { .. } => Exit::InUse,
+            _ => Exit::WrongArchive,
+        };
+        Self { exit, message: error.to_string() }
+    }
+}
+
+impl From<SessionError> for Failure {
+    fn from(error: SessionError) -> Self {
+        match error {
+            SessionError::Archive(error) => error.into(),
+            SessionError::Stopped(Stop::Corrupt(error)) => Self {
+                exit: Exit::Corrupt,
+                message: format!(
+                    "ALARM: the server sent WAL that doesn't hold {error}, and did so again after \
+                     reconnecting; nothing from there on was acknowledged. Look at the network, \
+                     and at the server's own copy with pg_waldump"
+                ),
+            },
+            SessionError::Stopped(stop @ Stop::Diverged { .. }) => {
+                Self { exit: Exit::Diverged, message: format!("ALARM: {stop}") }
+            }
+            error => Self::failed(error),
+        }
+    }
+}
+
+impl From<AskError> for Failure {
+    fn from(error: AskError) -> Self {
+        match error {
+            AskError::Session(error) => error.into(),
+            AskError::Server(message) => Self::failed(message),
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! What a running receiver shows: lines of a log, JSON events, and on a terminal one line that
+//! lives.
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::time::Instant;
+
+use archive::Event;
+use pg_types::Lsn;
+use replication::StartFrom;
+use runtime::{Observer, Progress, Report};
+use serde_json::{Value, json};
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::fmt::MakeWriter;
+
+use crate::cli::TalkArgs;
+use crate::terminal;
+
+/// Back to the line's start, and clear it.
+const CLEAR_LINE: &str = "\r\x1b[K";
+
+/// Starts the log; gives whether a living line is to be shown below it.
+pub(crate) fn start_log(talk: TalkArgs, json: bool) -> bool {
+    let level = match talk.verbose {
+        _ if talk.quiet => LevelFilter::WARN,
+        0 => LevelFilter::INFO,
+        1 => LevelFilter::DEBUG,
+        _ => LevelFilter::TRACE,
+    };
+    let watched = terminal::is_watched();
+    let live = watched && !talk.quiet && !json;
+    let log = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_target(false)
+        .with_ansi(watched)
+        .with_writer(AboveTheLine { live });
+    // A second start, as in tests, leaves the first as it is.
+    _ = log.try_init();
+    live
+}
+
+/// Standard error, with the living line cleared before a line of the log.
+#[derive(Clone, Copy)]
+struct AboveTheLine {
+    live: bool,
+}
+
+impl<'a> MakeWriter<'a> for AboveTheLine {
+    type Writer = io::Stderr;
+
+    fn make_writer(&'a self) -> io::Stderr {
+        let mut stderr = io::stderr();
+        if self.live {
+            // A log that can't be written has nobody to tell.
+            _ = stderr.write_all(CLEAR_LINE.as_bytes());
+        }
+        stderr
+    }
+}
+
+/// Shows what a receiver reports.
+pub(crate) struct Talk {
+    segment_names: archive::Layout,
+    archive: String,
+    json: bool,
+    live: bool,
+    /// When, and how far it was, a second ago or so.
+    last: Option<(Instant, Lsn)>,
+    rate_bytes: f64,
+}
+
+impl Talk {
+    pub(crate) fn new(archive: &Path, json: bool, live: bool) -> Self {
+        let segment_names = archive::Layout { segment_size: pg_types::SegmentSize::DEFAULT };
+        let archive = archive.display().to_string();
+        Self { segment_names, archive, json, live, last: None, rate_bytes: 0.0 }
+    }
+
+    /// The last word.
+    pub(crate) fn ended(&self, how: &str) {
+        tracing::info!("{how}");
+        self.event(&json!({"event": "ended", "how": how}));
+    }
+
+    #[expect(clippy::print_stdout, reason = "data goes to standard output")]
+    fn event(&self, value: &Value) {
+        if self.json {
+            println!("{value}");
+        }
+    }
+
+    fn archive_event(&self, event: &Event) {
+        match event {
+            Event::Sealed(timeline, number) => {
+                let path = self.segment_names.segment(*timeline, *number);
+                let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
+                let name = name.unwrap_or_default();
+                tracing::debug!("sealed {name}");
+                self.event(&json!({"event": "sealed", "segment": name}));
+            }
+            Event::Settled(entry) => {
+                let path = self.segment_names.segment(entry.timeline, entry.number);
+                let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
+                self.event(&json!({"event": "settled", "segment": name, "records": entry.records}));
+            }
+            Event::DiskFull(error) => {
+                tracing::error!(
+                    "{error}; receiving waits until there is room in {}, and the server keeps its \
+                     WAL meanwhile",
+                    self.archive
+                );
+                self.event(&json!({"event": "disk_full", "error": error.to_string()}));
+            }
+            Event::DiskHasRoom => {
+                tracing::info!("there is room again; receiving goes on");
+                self.event(&json!({"event": "disk_has_room"}));
+            }
+            Event::IndexLost(error) => {
+                tracing::warn!("{error}; the index entry can be made again from the segment");
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Observer for Talk {
+    fn report(&mut self, report: &Report<'_>) {
+        match report {
+            Report::Connected(facts) => {
+                self.segment_names.segment_size = facts.geometry.segment_size;
+                let (version, system) = (facts.version, &facts.system);
+                tracing::info!(
+                    "connected to PostgreSQL {version}, system {}, timeline {}, segments of {}",
+                    system.system_id,
+                    system.timeline,
+                    facts.geometry.segment_size
+                );
+                self.event(&json!({
+                    "event": "connected",
+                    "version": version.to_string(),
+                    "system_identifier": system.system_id.to_string(),
+                    "timeline": system.timeline.as_u32(),
+                    "segment_size": facts.geometry.segment_size.bytes(),
+                }));
+            }
+            Report::SlotCreated(slot) => {
+                tracing::info!("created the replication slot \"{}\"", slot.as_str());
+                self.event(&json!({"event": "slot_created", "slot": slot.as_str()}));
+            }
+            Report::Streaming { timeline, start, proved, begins } => {
+                if let Some(StartFrom::ServerEnd(lsn)) = begins {
+                    tracing::warn!(
+                        "the archive begins at the server's end, {lsn}: nothing proves that no \
+                         WAL is missing before; a base backup taken from now on can be recovered"
+                    );
+                }
+                tracing::info!(
+                    "streaming timeline {timeline} from {start}; archived up to {proved}"
+                );
+                self.event(&json!({
+                    "event": "streaming",
+                    "timeline": timeline.as_u32(),
+                    "start": start.to_string(),
+                    "archived": proved.to_string(),
+                }));
+            }
+            Report::Note(note) => tracing::warn!("{note}"),
+            Report::Archive(event) => self.archive_event(event),
+            Report::Notice(notice) => tracing::info!("the server says: {notice}"),
+            Report::Withdrawn(withdrawn) => {
+                tracing::warn!(
+                    "{} is fetched again: the record that runs over its end doesn't hold",
+                    withdrawn.segment.display()
+                );
+                let segment = withdrawn.segment.display().to_string();
+                self.event(&json!({"event": "withdrawn", "segment": segment}));
+            }
+            Report::Disconnected { error, pause } => {
+                tracing::warn!("{error}; connecting again in {:.1} s", pause.as_secs_f64());
+                self.event(&json!({"event": "disconnected", "error": error.to_string()}));
+            }
+            Report::Stopping => tracing::info!("stopping"),
+            _ => {}
+        }
+    }
+
+    fn progress(&mut self, progress: &Progress) {
+        let (now, received) = (Instant::now(), progress.positions.received.0);
+        let (since, from) = *self.last.get_or_insert((now, received));
+        let seconds = now.saturating_duration_since(since).as_secs_f64();
+        if seconds >= 1.0 {
+            self.rate_bytes = received.saturating_since(from) as f64 / seconds;
+            self.last = Some((now, received));
+        }
+        if !self.live {
+            return;
+        }
+        let durable = progress.positions.durable.0;
+        let lag = progress.upstream.saturating_since(durable);
+        let line =
+            format!("{CLEAR_LINE}{durable}  {}/s  lag {}", size(self.rate_bytes), size(lag as f64));
+        // A terminal that went away is noticed elsewhere.
+        _ = io::stderr().write_all(line.as_bytes());
+    }
+}
+
+/// A number of bytes for a person: `512 B`, `16.0 MB`.
+fn size(bytes: f64) -> String {
+    let units = ["kB", "MB", "GB", "TB"];
+    let mut value = bytes;
+    let mut unit = "B";
+    for next in units {
+        if value < 1024.0 {
+            break;
+        }
+        (value, unit) = (value / 1024.0, next);
+    }
+    if unit == "B" { format!("{value:.0} {unit}") } else { format!("{value:.1} {unit}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_short() {
+        let check = |bytes: f64, text: &str| assert_eq!(size(bytes), text);
+        check(0.0, "0 B");
+        check(1023.0, "1023 B");
+        check(16_777_216.0, "16.0 MB");
+        check(1.5e15, "1364.2 TB");
+    }
+}

@@ -1,0 +1,92 @@
+//! `seawall receive`
+
+use std::path::Path;
+use std::sync::Arc;
+
+use archive::{Archive, Options};
+use disk::{RealDisk, RealFiles};
+use runtime::{Ended, Receive};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, watch};
+
+use crate::cli::ReceiveArgs;
+use crate::observer::{Talk, start_log};
+use crate::{Failure, connect};
+
+/// The name that `synchronous_standby_names` knows a receiver by unless told otherwise.
+const APPLICATION_NAME: &str = "seawall";
+
+pub(crate) fn run(args: &ReceiveArgs) -> Result<(), Failure> {
+    let live = start_log(args.talk, args.json);
+    let what = plan(args)?;
+    if what.slot.is_none() && !args.no_slot {
+        tracing::warn!(
+            "streaming without a replication slot: WAL that the server recycles while this \
+             receiver is away will be missing; use --slot, or say --no-slot if that is meant"
+        );
+    }
+    // Locked before connecting: a second receiver is told so at once.
+    let claim = Archive::claim(Arc::new(RealFiles::new(args.archive.clone())), &holder())?;
+    let mut talk = Talk::new(&args.archive, args.json, live);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::failed(format!("can't start: {error}")))?;
+    let result = runtime.block_on(async {
+        let woken = Arc::new(Notify::new());
+        let wake = Arc::clone(&woken);
+        let mut disk = open_disk(&args.archive, Arc::new(move || wake.notify_one()))?;
+        let (stop, shutdown) = watch::channel(false);
+        let signals = tokio::spawn(stop_on_signal(stop));
+        let ended = runtime::receive(&what, &claim, &mut disk, &woken, shutdown, &mut talk).await;
+        signals.abort();
+        ended.map_err(Failure::from)
+    });
+    // What the disk still does isn't waited for: it isn't acknowledged either.
+    runtime.shutdown_background();
+    match result? {
+        Ended::AtEndPosition(lsn) => talk.ended(&format!("reached {lsn}")),
+        Ended::Stopped(_) => talk.ended("stopped"),
+    }
+    Ok(())
+}
+
+fn plan(args: &ReceiveArgs) -> Result<Receive, Failure> {
+    let name = args.application_name.as_deref();
+    Ok(Receive {
+        settings: connect::settings(&args.connection, name, APPLICATION_NAME)?,
+        slot: args.slot.clone(),
+        create_slot: args.create_slot,
+        if_not_exists: args.if_not_exists,
+        end_position: args.endpos,
+        reconnect: !args.no_loop,
+        status_interval: args.status_interval,
+        writer: Options { sync: !args.no_sync, ..Options::default() },
+    })
+}
+
+fn open_disk(root: &Path, wake: Arc<dyn Fn() + Send + Sync>) -> Result<RealDisk, Failure> {
+    RealDisk::new(root.to_owned(), wake)
+        .map_err(|error| Failure::failed(format!("{}: {error}", root.display())))
+}
+
+/// What another process is told of this one.
+fn holder() -> String {
+    format!("seawall receive, process {}", std::process::id())
+}
+
+async fn stop_on_signal(stop: watch::Sender<bool>) {
+    let (Ok(mut terminate), Ok(mut interrupt)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return tracing::warn!("signals can't be handled: stopping won't be orderly");
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    // The receiver may have ended by itself.
+    _ = stop.send(true);
+    // Kept open, since a closed channel would read as a change.
+    stop.closed().await;
+}

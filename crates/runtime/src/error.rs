@@ -1,0 +1,171 @@
+//! What ended a session, and what is done about it.
+
+use std::io;
+
+use archive::{ArchiveError, Stop};
+use pg_types::{Lsn, TimelineId};
+use pg_wire::message::{ServerMessage, SqlState};
+use pg_wire::row::RowError;
+use pg_wire::startup::StartupError;
+use replication::ProtocolError;
+
+/// Why a command has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// The connection failed.
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    /// The server refused it; the connection takes further commands.
+    #[error("{0}")]
+    Server(Box<ServerMessage>),
+}
+
+/// Why a session ended that shouldn't have.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SessionError {
+    /// No connection.
+    #[error("can't connect to {endpoint}: {error}")]
+    Connect {
+        /// Where to.
+        endpoint: String,
+        /// Why not.
+        error: io::Error,
+    },
+    /// No connection in time.
+    #[error("can't connect to {endpoint}: no answer in {seconds} s")]
+    ConnectTimeout {
+        /// Where to.
+        endpoint: String,
+        /// How long was waited.
+        seconds: u64,
+    },
+    /// The connection broke.
+    #[error("the connection broke: {0}")]
+    Broken(io::Error),
+    /// The server closed the connection.
+    #[error("the server closed the connection")]
+    Closed,
+    /// The server shut down in order.
+    #[error("the server shut down")]
+    ServerShutDown,
+    /// The server doesn't keep to the protocol, or refuses the connection.
+    #[error(transparent)]
+    Protocol(#[from] ProtocolError),
+    /// An answer that can't be read.
+    #[error(transparent)]
+    Row(#[from] RowError),
+    /// The server refused a command, or ended the stream.
+    #[error("{command}: {message}")]
+    Refused {
+        /// What was asked of it.
+        command: &'static str,
+        /// What it said.
+        message: Box<ServerMessage>,
+    },
+    /// The server doesn't say its version, or one that isn't known.
+    #[error("the server says that its version is \"{0}\": seawall receives from 10 to 18")]
+    Version(String),
+    /// A setting of the server that can't be read.
+    #[error("the server's {name} is \"{value}\", which can't be read")]
+    Setting {
+        /// Which.
+        name: &'static str,
+        /// What it said.
+        value: String,
+    },
+    /// The archive can't take this server's WAL.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    /// The archive's writer stopped.
+    #[error("{0}")]
+    Stopped(Stop),
+    /// The slot isn't there.
+    #[error(
+        "the replication slot \"{slot}\" doesn't exist on the server: WAL may be missing that it \
+         should have kept; make it anew with --create-slot"
+    )]
+    NoSlot {
+        /// Its name.
+        slot: String,
+    },
+    /// The slot is there, and shouldn't be.
+    #[error("the replication slot \"{slot}\" exists already: add --if-not-exists to use it")]
+    SlotExists {
+        /// Its name.
+        slot: String,
+    },
+    /// The server streams another position than the archive's end.
+    #[error(
+        "timeline {timeline} ends at {at} on the server, which goes on with timeline {next}: \
+         following a promotion isn't supported yet; the archive is as it was"
+    )]
+    EndOfTimeline {
+        /// The one that was streamed.
+        timeline: TimelineId,
+        /// Where it ends.
+        at: Lsn,
+        /// What it goes on with.
+        next: TimelineId,
+    },
+}
+
+impl From<AskError> for SessionError {
+    fn from(error: AskError) -> Self {
+        match error {
+            AskError::Session(error) => error,
+            AskError::Server(message) => Self::Refused { command: "command refused", message },
+        }
+    }
+}
+
+/// What is done about the end of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It may pass: connect again.
+    Retry,
+    /// It won't pass by itself, or going on would do harm.
+    GiveUp,
+}
+
+impl SessionError {
+    /// The one place that decides. `connected_before` says whether this receiver ever streamed:
+    /// what a first attempt gets wrong is a mistake of the set-up, and the same later may be a
+    /// server that is being worked on.
+    #[must_use]
+    pub fn verdict(&self, connected_before: bool) -> Verdict {
+        let patient = if connected_before { Verdict::Retry } else { Verdict::GiveUp };
+        match self {
+            Self::Protocol(ProtocolError::Startup(StartupError::Server(message)))
+            | Self::Refused { message, .. } => by_sqlstate(message.sqlstate, patient),
+            Self::Protocol(ProtocolError::Startup(_)) | Self::Archive(ArchiveError::Disk(_)) => {
+                patient
+            }
+            Self::Connect { .. }
+            | Self::ConnectTimeout { .. }
+            | Self::Broken(_)
+            | Self::Closed
+            | Self::ServerShutDown
+            | Self::Protocol(_)
+            | Self::Row(_)
+            | Self::Stopped(Stop::Corrupt(_) | Stop::Disk(_)) => Verdict::Retry,
+            _ => Verdict::GiveUp,
+        }
+    }
+}
+
+fn by_sqlstate(sqlstate: SqlState, patient: Verdict) -> Verdict {
+    match sqlstate {
+        SqlState::OBJECT_IN_USE
+        | SqlState::TOO_MANY_CONNECTIONS
+        | SqlState::CONFIGURATION_LIMIT_EXCEEDED
+        | SqlState::CANNOT_CONNECT_NOW
+        | SqlState::ADMIN_SHUTDOWN
+        | SqlState::CRASH_SHUTDOWN
+        | SqlState::INTERNAL_ERROR => Verdict::Retry,
+        // The WAL is gone, the slot is gone: nothing that time heals.
+        SqlState::UNDEFINED_FILE | SqlState::UNDEFINED_OBJECT => Verdict::GiveUp,
+        state if state.class() == *b"08" || state.class() == *b"57" => Verdict::Retry,
+        _ => patient,
+    }
+}

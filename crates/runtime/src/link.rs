@@ -1,0 +1,116 @@
+//! A connection that answers commands, before and after it streams.
+
+use std::time::{Duration, Instant};
+
+use pg_wire::query::Rows;
+use pg_wire::settings::ConnectionSettings;
+use pg_wire::startup::{ServerInfo, Startup};
+use replication::{Connection, Event, ProtocolError, Timing, Want};
+
+use crate::socket::Socket;
+use crate::{AskError, SessionError};
+
+/// For connecting and authenticating, unless `connect_timeout` says otherwise: a server that
+/// needs longer isn't there.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+/// For the answer to a command: CREATE_REPLICATION_SLOT may wait for a checkpoint's disk.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A socket, and the machine that knows what its bytes mean.
+pub struct Link {
+    pub(crate) connection: Connection,
+    pub(crate) socket: Socket,
+}
+
+impl Link {
+    /// Connects and authenticates with this startup packet.
+    ///
+    /// # Errors
+    /// If the server can't be reached, or refuses.
+    pub async fn open(
+        settings: &ConnectionSettings,
+        startup: Startup,
+        timing: Timing,
+    ) -> Result<(Self, ServerInfo), SessionError> {
+        let limit = settings.connect_timeout.unwrap_or(CONNECT_TIMEOUT);
+        let endpoint = || settings.endpoint().to_string();
+        let opening = async {
+            let socket = Socket::connect(settings)
+                .await
+                .map_err(|error| SessionError::Connect { endpoint: endpoint(), error })?;
+            let mut link = Self { connection: Connection::new(startup, timing), socket };
+            match link.next_event().await? {
+                Event::Ready(info) => Ok((link, *info)),
+                _ => Err(SessionError::Closed),
+            }
+        };
+        tokio::time::timeout(limit, opening).await.unwrap_or_else(|_| {
+            Err(SessionError::ConnectTimeout { endpoint: endpoint(), seconds: limit.as_secs() })
+        })
+    }
+
+    /// Sends a command and waits for its answer.
+    ///
+    /// # Errors
+    /// If the server refuses it, or the connection breaks.
+    pub async fn ask(&mut self, command: &str) -> Result<Rows, AskError> {
+        self.connection.query(command);
+        match tokio::time::timeout(ANSWER_TIMEOUT, self.next_event()).await {
+            Ok(Ok(Event::Reply(Ok(rows)))) => Ok(rows),
+            Ok(Ok(Event::Reply(Err(message)))) => Err(AskError::Server(message)),
+            Ok(Ok(_)) => Err(SessionError::Closed.into()),
+            Ok(Err(error)) => Err(error.into()),
+            Err(_) => {
+                let seconds = ANSWER_TIMEOUT.as_secs();
+                Err(SessionError::from(ProtocolError::Silent { seconds }).into())
+            }
+        }
+    }
+
+    /// Sends what is to be sent and reads until something happens; notices are passed over.
+    pub(crate) async fn next_event(&mut self) -> Result<Event, SessionError> {
+        loop {
+            match self.connection.poll_event() {
+                Some(Event::Notice(_)) => continue,
+                Some(event) => return Ok(event),
+                None => {}
+            }
+            self.transmit()?;
+            let pending = self.connection.poll_transmit().is_some();
+            tokio::select! {
+                result = self.socket.readable() => result.map_err(SessionError::Broken)?,
+                result = self.socket.writable(), if pending => {
+                    result.map_err(SessionError::Broken)?;
+                    continue;
+                }
+            }
+            self.read_input()?;
+        }
+    }
+
+    /// Reads what isn't WAL. `false` if nothing was there.
+    pub(crate) fn read_input(&mut self) -> Result<bool, SessionError> {
+        if self.connection.want() == Want::Nothing {
+            return Err(SessionError::Closed);
+        }
+        match self.socket.try_read(self.connection.space()).map_err(SessionError::Broken)? {
+            None => Ok(false),
+            Some(0) => Err(SessionError::Closed),
+            Some(len) => {
+                self.connection.handle_input(len, Instant::now())?;
+                Ok(true)
+            }
+        }
+    }
+
+    /// Sends what the socket takes.
+    pub(crate) fn transmit(&mut self) -> Result<(), SessionError> {
+        while let Some(bytes) = self.connection.poll_transmit() {
+            match self.socket.try_write(bytes).map_err(SessionError::Broken)? {
+                Some(len) => self.connection.transmitted(len),
+                None => break,
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,353 @@
+//! A receiver: sessions, one after another, until somebody stops it or it must stop itself.
+
+mod stream;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use archive::{Archive, ArchiveError, Claim, Event, Options, Resume, Stop, Withdrawn, Writer};
+use disk::Disk;
+use pg_types::{Lsn, Positions, TimelineId};
+use pg_wire::command::{SlotName, start_replication};
+use pg_wire::message::{ServerMessage, SqlState};
+use pg_wire::settings::ConnectionSettings;
+use replication::{StartFrom, Timing, start_from};
+use tokio::sync::{Notify, watch};
+
+use crate::session::{connect, create_slot, read_slot};
+use crate::{AskError, Ended, Facts, Link, SessionError, Verdict};
+
+/// The first pause before another attempt; each failure doubles it.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+/// The longest pause: progress resumes within 30 s of the end of a fault, connecting included.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// What the disk has under way is waited for so long after a session: an fsync takes this long
+/// only on a disk that won't come back, and then the next session waits again.
+const DRAIN_LIMIT: Duration = Duration::from_secs(60);
+
+/// What to receive, and how.
+#[derive(Clone, Debug)]
+pub struct Receive {
+    /// From where.
+    pub settings: ConnectionSettings,
+    /// The slot that keeps WAL for this receiver.
+    pub slot: Option<SlotName>,
+    /// Whether to make the slot.
+    pub create_slot: bool,
+    /// Whether it may be there already.
+    pub if_not_exists: bool,
+    /// End when everything before this is durable.
+    pub end_position: Option<Lsn>,
+    /// Whether to connect again after a failure.
+    pub reconnect: bool,
+    /// How often to report, at least.
+    pub status_interval: Duration,
+    /// The writer's bounds.
+    pub writer: Options,
+}
+
+/// What a receiver tells whoever started it. Texts are made where they are shown.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Report<'a> {
+    /// Connected, and whose WAL it is.
+    Connected(&'a Facts),
+    /// The slot was made.
+    SlotCreated(&'a SlotName),
+    /// Where streaming starts: `Some` where nothing was archived before.
+    Streaming {
+        /// On which timeline.
+        timeline: TimelineId,
+        /// From where.
+        start: Lsn,
+        /// Up to where the archive is proved already.
+        proved: Lsn,
+        /// What a new archive begins with.
+        begins: Option<StartFrom>,
+    },
+    /// Something was found and mended in the archive.
+    Note(&'a str),
+    /// Something happened to the archive.
+    Archive(&'a Event),
+    /// The server says something to a person.
+    Notice(&'a ServerMessage),
+    /// A segment lost its final name again.
+    Withdrawn(&'a Withdrawn),
+    /// A session ended; there will be another.
+    Disconnected {
+        /// Why.
+        error: &'a SessionError,
+        /// How long until the next attempt.
+        pause: Duration,
+    },
+    /// Ending: somebody said so.
+    Stopping,
+}
+
+/// Where a receiver stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// How far everything is.
+    pub positions: Positions,
+    /// The end of the server's WAL.
+    pub upstream: Lsn,
+}
+
+/// Watches a receiver.
+pub trait Observer {
+    /// Something happened.
+    fn report(&mut self, report: &Report<'_>);
+    /// Called while streaming, some times a second at most.
+    fn progress(&mut self, progress: &Progress);
+}
+
+/// Says when to stop: whoever holds the other end sets it to true.
+pub type Shutdown = watch::Receiver<bool>;
+
+/// Receives until the end position, until it is stopped, or until it must give up.
+///
+/// `woken` is notified when the disk has completions.
+///
+/// # Errors
+/// What made it give up.
+pub async fn receive(
+    what: &Receive,
+    claim: &Claim,
+    disk: &mut dyn Disk,
+    woken: &Arc<Notify>,
+    mut shutdown: Shutdown,
+    observer: &mut dyn Observer,
+) -> Result<Ended, SessionError> {
+    let mut receiver =
+        Receiver { what, claim, archive: None, rebuild: false, corrupt_at: None, streamed: false };
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let began = Instant::now();
+        let result = receiver.session(disk, woken, &mut shutdown, observer).await;
+        let error = match result {
+            Ok(ended) => return Ok(ended),
+            Err(error) => error,
+        };
+        if *shutdown.borrow() {
+            return Ok(Ended::Stopped(Lsn::INVALID));
+        }
+        let give_up = error.verdict(receiver.streamed) == Verdict::GiveUp
+            || !what.reconnect
+            || receiver.corrupt_again(&error);
+        if give_up {
+            return Err(error);
+        }
+        if began.elapsed() > LONGEST_PAUSE {
+            pause = FIRST_PAUSE;
+        }
+        let now = jittered(pause);
+        observer.report(&Report::Disconnected { error: &error, pause: now });
+        tokio::select! {
+            () = tokio::time::sleep(now) => {}
+            _ = shutdown.changed() => return Ok(Ended::Stopped(Lsn::INVALID)),
+        }
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Between half of a pause and all of it, so that many receivers don't come back at once.
+fn jittered(pause: Duration) -> Duration {
+    let random = getrandom::u32().map_or(0.5, |random| f64::from(random) / f64::from(u32::MAX));
+    pause.mul_f64(0.5 + random / 2.0)
+}
+
+struct Receiver<'a> {
+    what: &'a Receive,
+    claim: &'a Claim,
+    archive: Option<Archive>,
+    /// A write or fsync failed: what the newest file holds isn't believed.
+    rebuild: bool,
+    /// Where the last session found WAL that doesn't hold, and whether the one before did.
+    corrupt_at: Option<(Lsn, u32)>,
+    /// Whether any session ever streamed.
+    streamed: bool,
+}
+
+/// The same WAL failing in so many sessions isn't an accident of the network.
+const CORRUPT_SESSIONS: u32 = 2;
+
+impl Receiver<'_> {
+    /// One session: connect, stream, and leave the archive so that another can go on.
+    async fn session(
+        &mut self,
+        disk: &mut dyn Disk,
+        woken: &Notify,
+        shutdown: &mut Shutdown,
+        observer: &mut dyn Observer,
+    ) -> Result<Ended, SessionError> {
+        let timing = Timing {
+            status_interval: self.what.status_interval,
+            wal_sender_timeout: Duration::ZERO,
+        };
+        let (mut link, facts) = tokio::select! {
+            result = connect(&self.what.settings, timing) => result?,
+            _ = shutdown.changed() => return Ok(Ended::Stopped(Lsn::INVALID)),
+        };
+        observer.report(&Report::Connected(&facts));
+        let archive = self.open(&facts)?;
+        let (resume, begins) = self.plan(&mut link, &archive, &facts, observer).await?;
+        for note in &resume.notes {
+            observer.report(&Report::Note(note));
+        }
+        let (timeline, start, proved) = (resume.timeline, resume.start, resume.proved());
+        observer.report(&Report::Streaming { timeline, start, proved, begins });
+        let mut writer = Writer::new(&archive, resume, self.what.writer, disk);
+        let text = start_replication(self.what.slot.as_ref(), start, timeline);
+        link.connection.start_streaming(&text, start);
+        let mut stream = stream::Streaming::new(&mut link, &mut writer, disk, woken, observer);
+        let result = stream.run(shutdown, self.what.end_position, timeline).await;
+        let stopped = matches!(result, Ok(Ended::Stopped(_)));
+        self.streamed |= writer.positions().proved.0 > proved;
+        if !stopped {
+            drain(&mut writer, disk, woken).await;
+        }
+        self.clear_up(&archive, timeline, &writer, observer)?;
+        self.archive = Some(archive);
+        result.map_err(|error| explain(error, self.what.slot.as_ref()))
+    }
+
+    /// The archive of this server; the same in every session.
+    fn open(&mut self, facts: &Facts) -> Result<Archive, ArchiveError> {
+        let identity = facts.identity();
+        match self.archive.take() {
+            Some(archive) => {
+                let admitted = archive.admits(&identity);
+                if let Err(error) = admitted {
+                    self.archive = Some(archive);
+                    return Err(error);
+                }
+                Ok(archive)
+            }
+            None => {
+                let mut name = [0; 16];
+                // A name is for people; a machine without randomness has a worse one.
+                _ = getrandom::fill(&mut name);
+                self.claim.open(&identity, &name)
+            }
+        }
+    }
+
+    /// Where to start: at the archive's end, or where the slot begins.
+    async fn plan(
+        &mut self,
+        link: &mut Link,
+        archive: &Archive,
+        facts: &Facts,
+        observer: &mut dyn Observer,
+    ) -> Result<(Resume, Option<StartFrom>), SessionError> {
+        let created = self.ensure_slot(link, facts, observer).await?;
+        let timeline = facts.system.timeline;
+        if let Some(resume) = archive.resume(timeline, self.rebuild)? {
+            self.rebuild = false;
+            return Ok((resume, None));
+        }
+        let slot = match &self.what.slot {
+            None => None,
+            Some(slot) => {
+                match read_slot(link, &self.what.settings, facts.version, slot).await {
+                    Ok(None) => {
+                        return Err(SessionError::NoSlot { slot: slot.as_str().to_owned() });
+                    }
+                    Ok(state) => state,
+                    // Below 15 it takes a plain connection, which a pg_hba may refuse.
+                    Err(AskError::Session(error)) if facts.version.major() < 15 => {
+                        if !created {
+                            let note = format!("the slot's position can't be read: {error}");
+                            observer.report(&Report::Note(&note));
+                        }
+                        None
+                    }
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        };
+        let begins = start_from(slot.as_ref(), &facts.system);
+        Ok((archive.begin(timeline, begins.lsn()), Some(begins)))
+    }
+
+    /// Makes the slot if that was asked for; whether it did.
+    async fn ensure_slot(
+        &mut self,
+        link: &mut Link,
+        facts: &Facts,
+        observer: &mut dyn Observer,
+    ) -> Result<bool, SessionError> {
+        let Some(slot) = self.what.slot.as_ref().filter(|_| self.what.create_slot) else {
+            return Ok(false);
+        };
+        if create_slot(link, facts.version, slot, true).await? {
+            observer.report(&Report::SlotCreated(slot));
+            return Ok(true);
+        }
+        if self.what.if_not_exists || self.streamed {
+            return Ok(false);
+        }
+        Err(SessionError::SlotExists { slot: slot.as_str().to_owned() })
+    }
+
+    /// Repairs what the session's end left, before another begins.
+    fn clear_up(
+        &mut self,
+        archive: &Archive,
+        timeline: TimelineId,
+        writer: &Writer,
+        observer: &mut dyn Observer,
+    ) -> Result<(), SessionError> {
+        match writer.stop() {
+            Some(Stop::Disk(_)) => self.rebuild = true,
+            Some(Stop::Corrupt(_)) => {
+                let proved = writer.positions().proved.0;
+                if let Some(withdrawn) = archive.withdraw(timeline, proved)? {
+                    observer.report(&Report::Withdrawn(&withdrawn));
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Whether the same WAL failed before.
+    fn corrupt_again(&mut self, error: &SessionError) -> bool {
+        let SessionError::Stopped(Stop::Corrupt(error)) = error else { return false };
+        let times = match self.corrupt_at {
+            Some((at, times)) if error.at <= at => times + 1,
+            _ => 1,
+        };
+        self.corrupt_at = Some((error.at, times));
+        times >= CORRUPT_SESSIONS
+    }
+}
+
+/// Waits for what the disk has under way: the archive is looked at only when it stands still.
+async fn drain(writer: &mut Writer, disk: &mut dyn Disk, woken: &Notify) {
+    let until = tokio::time::Instant::now() + DRAIN_LIMIT;
+    loop {
+        while let Some((lane, chain)) = writer.poll_submission() {
+            disk.submit(lane, chain);
+        }
+        while let Some(completion) = disk.poll() {
+            writer.handle(completion, Instant::now());
+        }
+        let quiet = !writer.is_busy();
+        if quiet || tokio::time::timeout_at(until, woken.notified()).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Names what the server's code means for a receiver.
+fn explain(error: SessionError, slot: Option<&SlotName>) -> SessionError {
+    match (error, slot) {
+        (SessionError::Refused { message, .. }, Some(slot))
+            if message.sqlstate == SqlState::UNDEFINED_OBJECT =>
+        {
+            SessionError::NoSlot { slot: slot.as_str().to_owned() }
+        }
+        (error, _) => error,
+    }
+}
