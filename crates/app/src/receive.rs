@@ -79,7 +79,8 @@ async fn stop_on_signal(stop: watch::Sender<bool>) {
     let (Ok(mut terminate), Ok(mut interrupt)) =
         (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
     else {
-        return tracing::warn!("signals can't be handled: stopping won't be orderly");
+        tracing::warn!("signals can't be handled: stopping won't be orderly");
+        return stop.closed().await;
     };
     tokio::select! {
         _ = terminate.recv() => {}

@@ -48,6 +48,12 @@ impl Layout {
         Path::new(Self::WAL).join(format!(".{name}.tmp"))
     }
 
+    /// The file that a segment's proved bytes are copied to.
+    pub(crate) fn copied(&self, timeline: TimelineId, number: SegmentNumber) -> PathBuf {
+        let name = WalFileName::segment(timeline, number).display(self.segment_size);
+        Path::new(Self::WAL).join(format!(".{name}.copy.tmp"))
+    }
+
     /// Whether a name in `wal/` is one of our temporaries.
     pub(crate) fn is_temporary(name: &str) -> bool {
         name.starts_with('.') && name.ends_with(".tmp")

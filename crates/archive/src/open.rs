@@ -63,6 +63,8 @@ impl Claim {
             Some(format) => format.identity()?.admits(server)?,
             None => make(&*self.files, &Format::new(server, random))?,
         }
+        // Also of an archive that was there: a process that was killed may have made it.
+        self.files.sync_dir(Path::new(""))?;
         Ok(Archive {
             files: Arc::clone(&self.files),
             layout: Layout { segment_size: server.geometry.segment_size },
@@ -138,29 +140,28 @@ impl Archive {
         timeline: TimelineId,
         proved: Lsn,
     ) -> Result<Option<Withdrawn>, ArchiveError> {
-        let number = proved.segment(self.layout.segment_size);
+        let size = self.layout.segment_size;
+        let number = proved.segment(size);
         let (sealed, partial) =
             (self.layout.segment(timeline, number), self.layout.partial(timeline, number));
         if self.files.len(&sealed)?.is_none() {
             return Ok(None);
         }
         let mut later = self.segments_of(timeline)?;
-        later.retain(|name| name.start(self.layout.segment_size) > Some(proved));
-        // The newest first: whatever a crash leaves is an archive without a hole.
+        later.retain(|name| name.start(size) > Some(proved));
+        // The newest first, and durably: a crash must not leave a sealed one behind a hole.
         for name in later.iter().rev() {
-            let name = name.display(self.layout.segment_size).to_string();
+            let name = name.display(size).to_string();
             let path = Path::new(Layout::WAL).join(&name);
-            if self
-                .quarantine(&path, &format!("{name}.unproved-at-{}", file_lsn(proved)))?
-                .is_none()
-            {
+            let moved = self.quarantine(&path, &format!("{name}.unproved-at-{}", file_lsn(proved)))?;
+            if moved.is_none() {
                 self.files.remove(&path)?;
             }
             self.files.sync_dir(Path::new(Layout::WAL))?;
         }
         let evidence = self.evidence(&sealed, proved)?;
+        // No sync: with either name `resume` goes on, or comes here again.
         self.files.rename(&sealed, &partial)?;
-        self.files.sync_dir(Path::new(Layout::WAL))?;
         Ok(Some(Withdrawn { segment: sealed, evidence }))
     }
 
@@ -262,7 +263,8 @@ fn refuse_strangers(files: &dyn Files) -> Result<(), ArchiveError> {
     Ok(())
 }
 
-/// Makes a new archive: its directories, then `seawall.json`, which makes it one.
+/// Makes a new archive: its directories, durably, then `seawall.json`, which makes it one. That
+/// name is left for the caller to sync.
 fn make(files: &dyn Files, format: &Format) -> Result<(), ArchiveError> {
     for dir in [Layout::WAL, Layout::INDEX, Layout::QUARANTINE] {
         files.create_dir(Path::new(dir))?;
@@ -273,7 +275,7 @@ fn make(files: &dyn Files, format: &Format) -> Result<(), ArchiveError> {
     }
     files.write_new(temporary, &format.to_json())?;
     files.sync_file(temporary)?;
-    files.rename(temporary, path)?;
     files.sync_dir(Path::new(""))?;
+    files.rename(temporary, path)?;
     Ok(())
 }

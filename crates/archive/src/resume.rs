@@ -1,12 +1,12 @@
 //! Where streaming goes on: what is in the archive after a crash, and how much of it is proved.
 //!
-//! Only the newest segment is decoded, with what is needed to prove it: the segment before, and
-//! those that the record running into it lies in.
+//! Only the segments that aren't sealed are decoded, or else the newest, with what is needed to
+//! prove them: the segment before, and those that the record running into it lies in.
 
 use std::path::{Path, PathBuf};
 
 use disk::{Access, AlignedBuf, DiskError};
-use pg_types::{Lsn, SegmentNumber, TimelineId, WalFileName};
+use pg_types::{Lsn, SegmentNumber, TimelineId, WalFileKind, WalFileName};
 use wal_format::{
     DecodeError, LONG_HEADER_LEN, PageFlags, PageHeader, SHORT_HEADER_LEN, Validator,
 };
@@ -76,11 +76,13 @@ impl Archive {
     /// Where streaming goes on; `None` if nothing is archived. What a crash left is mended: a
     /// `.partial` that is full gets its name, temporaries go.
     ///
-    /// With `rebuild` the `.partial`'s proved bytes are copied into a new file, as they must be
-    /// after a write or an fsync of it failed: what such a file holds is never believed again.
+    /// With `rebuild` the proved bytes of each `.partial` are copied into a new file, as they must
+    /// be after a write or an fsync failed, also one in here: what such a file holds is never
+    /// believed again.
     ///
     /// # Errors
-    /// If the server is on another timeline than the archive's newest, or the disk fails.
+    /// If the server is on another timeline than the archive's newest, if a segment is missing
+    /// among others, or the disk fails.
     pub fn resume(
         &self,
         server: TimelineId,
@@ -93,23 +95,15 @@ impl Archive {
             let (archive, server) = (timeline.as_u32(), server.as_u32());
             return Err(ArchiveError::OtherTimeline { archive, server });
         }
-        let Some(newest) = self.newest_segment(timeline, &mut notes)? else { return Ok(None) };
-        let found = self.prove(timeline, newest, &mut notes)?;
+        while self.tidy(timeline, &mut notes)? {}
+        let Some(found) = self.find_end(timeline, rebuild, &mut notes)? else { return Ok(None) };
+        // What may be acknowledged now has names that a killed process may not have synced.
         self.files.sync_dir(Path::new(Layout::WAL))?;
+        let size = self.layout.segment_size;
         let (start, stored, primed) = match found {
-            Found::Whole { primed } => {
-                (newest.end(self.layout.segment_size), Stored::Nothing, primed)
-            }
-            Found::Partial { proved, primed } => {
-                let path = self.layout.partial(timeline, newest);
-                if rebuild {
-                    self.rebuild(timeline, newest, proved)?;
-                    notes.push(format!("{} was made anew up to {proved}", path.display()));
-                }
-                // Only what is fsynced after it was read may be acknowledged.
-                self.files.sync_file(&path)?;
-                let start = newest.start(self.layout.segment_size);
-                (start, Stored::Partial { proved }, primed)
+            Found::Whole { newest, primed } => (newest.end(size), Stored::Nothing, primed),
+            Found::Partial { number, proved, primed } => {
+                (number.start(size), Stored::Partial { proved }, primed)
             }
         };
         let Primed { validator, index, from } = primed;
@@ -124,43 +118,64 @@ impl Archive {
         Ok(())
     }
 
-    /// The newest segment, in just one form, of its full size.
-    fn newest_segment(
+    /// Gives each segment that isn't sealed, and the newest one, just one form, of its full size.
+    /// Says whether anything went.
+    fn tidy(&self, timeline: TimelineId, notes: &mut Vec<String>) -> Result<bool, ArchiveError> {
+        let mut went = false;
+        let size = self.layout.segment_size;
+        let segments = self.numbers(timeline)?;
+        for (place, (number, kind)) in segments.iter().enumerate() {
+            if *kind == WalFileKind::Segment && place + 2 < segments.len() {
+                continue;
+            }
+            let path = self.path(timeline, *number, *kind);
+            match self.files.len(&path)? {
+                Some(len) if len == size.bytes() => continue,
+                None => continue,
+                Some(0) => self.files.remove(&path)?,
+                Some(len) => notes.push(self.aside(&path, &format!("odd-size-{len}"))?),
+            }
+            went = true;
+        }
+        let segments = self.numbers(timeline)?;
+        for pair in segments.windows(2) {
+            if let [(number, _), (again, _)] = pair
+                && number == again
+            {
+                notes.extend(self.keep_longer(timeline, *number)?);
+                went = true;
+            }
+        }
+        Ok(went)
+    }
+
+    /// The segments of a timeline, ordered; one that has both forms comes sealed first.
+    fn numbers(
         &self,
         timeline: TimelineId,
-        notes: &mut Vec<String>,
-    ) -> Result<Option<SegmentNumber>, ArchiveError> {
-        let size = self.layout.segment_size;
-        loop {
-            let Some(WalFileName::Segment { number, .. }) = self.segments_of(timeline)?.pop()
-            else {
-                return Ok(None);
-            };
-            let forms =
-                [self.layout.segment(timeline, number), self.layout.partial(timeline, number)];
-            let mut whole = Vec::new();
-            for path in forms {
-                match self.files.len(&path)? {
-                    Some(len) if len == size.bytes() => whole.push(path),
-                    Some(0) => self.files.remove(&path)?,
-                    Some(len) => notes.push(self.aside(&path, &format!("odd-size-{len}"))?),
-                    None => {}
-                }
-            }
-            match &whole[..] {
-                [] => {}
-                [_] => return Ok(Some(number)),
-                _ => notes.push(self.keep_longer(timeline, number)?),
-            }
+    ) -> Result<Vec<(SegmentNumber, WalFileKind)>, DiskError> {
+        let names = self.segments_of(timeline)?.into_iter();
+        let numbers = names.filter_map(|name| match name {
+            WalFileName::Segment { number, kind, .. } => Some((number, kind)),
+            WalFileName::TimelineHistory(_) => None,
+        });
+        Ok(numbers.collect())
+    }
+
+    fn path(&self, timeline: TimelineId, number: SegmentNumber, kind: WalFileKind) -> PathBuf {
+        match kind {
+            WalFileKind::Partial => self.layout.partial(timeline, number),
+            _ => self.layout.segment(timeline, number),
         }
     }
 
-    /// A segment under both its names: the one of which more is proved stays.
+    /// A segment under both its names: the one of which more is proved stays. A crash leaves this
+    /// where sealing takes a link and an unlink, and between two steps of a withdrawal.
     fn keep_longer(
         &self,
         timeline: TimelineId,
         number: SegmentNumber,
-    ) -> Result<String, ArchiveError> {
+    ) -> Result<Option<String>, ArchiveError> {
         let (sealed, partial) =
             (self.layout.segment(timeline, number), self.layout.partial(timeline, number));
         let mut ends = [Lsn::INVALID; 2];
@@ -171,8 +186,12 @@ impl Archive {
             *end = if ended.is_none() { validator.position() } else { validator.proved().0 };
         }
         let [sealed_end, partial_end] = ends;
-        let loser = if sealed_end >= partial_end { &partial } else { &sealed };
-        Ok(self.aside(loser, "double")?)
+        if sealed_end < partial_end {
+            return Ok(Some(self.aside(&sealed, "double")?));
+        }
+        // It holds nothing that the sealed one doesn't.
+        self.files.remove(&partial)?;
+        Ok(None)
     }
 
     /// Moves a file that can't stay out of the way, whether or not quarantine has room.
@@ -190,36 +209,149 @@ impl Archive {
         }
     }
 
-    /// Proves the newest segment, and gives it the name that it deserves.
-    fn prove(
+    /// Proves what isn't sealed, or else the newest segment. What is proved to its end gets its
+    /// final name; where something isn't, streaming goes on, and a `.partial` behind it, which no
+    /// acknowledgement has reached, is removed.
+    ///
+    /// A `.partial` with a record running over its end is proved by what comes after it alone: a
+    /// loss of power may have torn that record's middle. But it was durable, all of it, if a later
+    /// segment is sealed, since they are sealed in their order.
+    fn find_end(
         &self,
         timeline: TimelineId,
-        newest: SegmentNumber,
+        rebuild: bool,
         notes: &mut Vec<String>,
-    ) -> Result<Found, ArchiveError> {
-        let (sealed, partial) =
-            (self.layout.segment(timeline, newest), self.layout.partial(timeline, newest));
-        let is_sealed = self.files.len(&sealed)?.is_some();
-        let path = if is_sealed { &sealed } else { &partial };
-        let (primed, note) = self.primed(timeline, newest)?;
-        notes.extend(note);
-        let mut at_end = primed.clone();
-        let error = self.feed(path, &mut at_end)?;
-        let proved = at_end.validator.proved().0;
-        match (is_sealed, error) {
-            (true, None) => Ok(Found::Whole { primed: at_end }),
-            (false, None) => {
-                self.files.sync_file(&partial)?;
-                self.files.rename(&partial, &sealed)?;
-                Ok(Found::Whole { primed: at_end })
-            }
-            (true, Some(error)) => {
-                notes.push(format!("{}: {error}; it is fetched again", sealed.display()));
-                self.files.rename(&sealed, &partial)?;
-                Ok(Found::Partial { proved, primed })
-            }
-            (false, Some(_)) => Ok(Found::Partial { proved, primed }),
+    ) -> Result<Option<Found>, ArchiveError> {
+        let mut segments = self.numbers(timeline)?;
+        let hole = segments.windows(2).position(
+            |pair| matches!(pair, [(before, _), (after, _)] if *after > before.next()),
+        );
+        if let Some(hole) = hole {
+            let behind = segments.split_off(hole + 1);
+            let (before, _) = segments[hole];
+            self.remove_unreached(timeline, before.next(), &behind)?;
         }
+        let Some((newest, _)) = segments.last().copied() else { return Ok(None) };
+        let open = segments.iter().position(|(_, kind)| *kind == WalFileKind::Partial);
+        let segments = segments.split_off(open.unwrap_or(segments.len() - 1));
+        let Passage { mut primed, error } = self.pass(timeline, &segments, notes)?;
+        let Some(end) = primed.pop() else { return Ok(None) };
+        let proved = end.validator.proved().0;
+        // So many were passed to their ends, and so many of them are sealed or must have been.
+        let passed = primed.len() - usize::from(error.is_some());
+        let sealed = segments.iter().take(passed).rposition(|(_, kind)| is_sealed(*kind));
+        let durable = sealed.map_or(0, |place| place + 1);
+        let size = self.layout.segment_size;
+        for (place, ((number, kind), primed)) in segments.iter().zip(primed).enumerate() {
+            if place < passed && (place < durable || number.end(size) <= proved) {
+                if !is_sealed(*kind) {
+                    self.seal(timeline, *number, rebuild)?;
+                }
+                continue;
+            }
+            self.remove_unreached(timeline, *number, &segments[place + 1..])?;
+            if is_sealed(*kind) {
+                let path = self.layout.segment(timeline, *number);
+                let error = error.map(|error| error.to_string()).unwrap_or_default();
+                notes.push(format!("{}: {error}; it is fetched again", path.display()));
+                self.files.rename(&path, &self.layout.partial(timeline, *number))?;
+            }
+            self.make_sure(timeline, *number, proved, rebuild, notes)?;
+            return Ok(Some(Found::Partial { number: *number, proved, primed }));
+        }
+        Ok(Some(Found::Whole { newest, primed: end }))
+    }
+
+    /// Decodes segments that follow each other, until one doesn't hold.
+    fn pass(
+        &self,
+        timeline: TimelineId,
+        segments: &[(SegmentNumber, WalFileKind)],
+        notes: &mut Vec<String>,
+    ) -> Result<Passage, ArchiveError> {
+        let mut passage = Passage { primed: Vec::new(), error: None };
+        let Some((first, _)) = segments.first() else { return Ok(passage) };
+        let (mut at, note) = self.primed(timeline, *first)?;
+        notes.extend(note);
+        for (number, kind) in segments {
+            passage.primed.push(at.clone());
+            passage.error = self.feed(&self.path(timeline, *number, *kind), &mut at)?;
+            if passage.error.is_some() {
+                break;
+            }
+        }
+        passage.primed.push(at);
+        Ok(passage)
+    }
+
+    /// Makes durable what is proved of a `.partial`: it was read, maybe from a cache, and only
+    /// then is it what may be acknowledged.
+    fn make_sure(
+        &self,
+        timeline: TimelineId,
+        number: SegmentNumber,
+        proved: Lsn,
+        rebuild: bool,
+        notes: &mut Vec<String>,
+    ) -> Result<(), DiskError> {
+        let partial = self.layout.partial(timeline, number);
+        if !rebuild {
+            return self.files.sync_file(&partial);
+        }
+        notes.push(format!("{} was made anew up to {proved}", partial.display()));
+        self.keep_proved(timeline, number, &partial, proved)
+    }
+
+    /// Makes a new `.partial` of what is proved in the old one, zeros behind it. Its name is left
+    /// for the caller to sync.
+    fn keep_proved(
+        &self,
+        timeline: TimelineId,
+        number: SegmentNumber,
+        partial: &Path,
+        proved: Lsn,
+    ) -> Result<(), DiskError> {
+        let size = self.layout.segment_size;
+        let temporary = self.layout.copied(timeline, number);
+        let len = proved.saturating_since(number.start(size)).min(size.bytes());
+        self.files.copy(partial, &temporary, len)?;
+        self.files.sync_file(&temporary)?;
+        self.files.replace(&temporary, partial)
+    }
+
+    /// Gives a whole `.partial` its final name, which is left for the caller to sync.
+    fn seal(
+        &self,
+        timeline: TimelineId,
+        number: SegmentNumber,
+        rebuild: bool,
+    ) -> Result<(), DiskError> {
+        let partial = self.layout.partial(timeline, number);
+        if rebuild {
+            self.keep_proved(timeline, number, &partial, number.end(self.layout.segment_size))?;
+        } else {
+            self.files.sync_file(&partial)?;
+        }
+        self.files.rename(&partial, &self.layout.segment(timeline, number))
+    }
+
+    /// Removes what was written ahead of a segment that isn't whole: a loss of power leaves as
+    /// many as were being written at once.
+    fn remove_unreached(
+        &self,
+        timeline: TimelineId,
+        missing: SegmentNumber,
+        later: &[(SegmentNumber, WalFileKind)],
+    ) -> Result<(), ArchiveError> {
+        if let Some((later, kind)) = later.iter().find(|(_, kind)| is_sealed(*kind)) {
+            let missing = self.layout.segment(timeline, missing).display().to_string();
+            let later = self.path(timeline, *later, *kind).display().to_string();
+            return Err(ArchiveError::Hole { missing, later });
+        }
+        for (number, _) in later.iter().rev() {
+            self.files.remove(&self.layout.partial(timeline, *number))?;
+        }
+        Ok(())
     }
 
     /// A validator at the start of `number` that knows the record running over it, from as far
@@ -296,22 +428,18 @@ impl Archive {
             offset += len as u64;
         }
     }
+}
 
-    /// Copies what is proved of a `.partial` into a new file that takes its place.
-    fn rebuild(
-        &self,
-        timeline: TimelineId,
-        number: SegmentNumber,
-        proved: Lsn,
-    ) -> Result<(), DiskError> {
-        let (temporary, partial): (PathBuf, PathBuf) =
-            (self.layout.prepared(timeline, number), self.layout.partial(timeline, number));
-        let len = proved.saturating_since(number.start(self.layout.segment_size));
-        self.files.copy(&partial, &temporary, len)?;
-        self.files.sync_file(&temporary)?;
-        self.files.replace(&temporary, &partial)?;
-        self.files.sync_dir(Path::new(Layout::WAL))
-    }
+fn is_sealed(kind: WalFileKind) -> bool {
+    kind != WalFileKind::Partial
+}
+
+/// Segments that were decoded one after another.
+struct Passage {
+    /// At the start of each that was decoded, and at the end.
+    primed: Vec<Primed>,
+    /// Why the last one of them wasn't decoded to its end.
+    error: Option<DecodeError>,
 }
 
 /// A validator that knows the record running over its position, and what it has seen.
@@ -323,15 +451,19 @@ struct Primed {
     from: SegmentNumber,
 }
 
-/// What the newest segment turned out to be.
+/// Where the archive ends.
 enum Found {
-    /// Whole: every record that ends in it is proved.
+    /// With a segment that is whole: every record that ends in it is proved.
     Whole {
+        /// That segment.
+        newest: SegmentNumber,
         /// At its end.
         primed: Primed,
     },
-    /// Proved up to here only.
+    /// Within a segment.
     Partial {
+        /// That segment.
+        number: SegmentNumber,
         /// The end of what is proved.
         proved: Lsn,
         /// At its start.

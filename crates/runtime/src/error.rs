@@ -154,6 +154,21 @@ impl SessionError {
     }
 }
 
+impl SessionError {
+    /// Whether the server lets this user in nowhere here, as a `pg_hba.conf` does that has
+    /// nothing but `replication`: neither a fault nor a full house, which pass.
+    pub(crate) fn is_access_refused(&self) -> bool {
+        match self {
+            Self::Protocol(ProtocolError::Startup(StartupError::Server(message))) => {
+                // Invalid authorization, an unknown database, no privilege to connect to it.
+                matches!(&message.sqlstate.class(), b"28" | b"3D" | b"42")
+            }
+            Self::Protocol(ProtocolError::Startup(_)) => true,
+            _ => false,
+        }
+    }
+}
+
 fn by_sqlstate(sqlstate: SqlState, patient: Verdict) -> Verdict {
     match sqlstate {
         SqlState::OBJECT_IN_USE

@@ -101,6 +101,15 @@ pub enum Stop {
     Disk(DiskError),
 }
 
+/// A piece of the stream that isn't what is stored.
+#[derive(Clone, Copy, Debug)]
+struct Difference {
+    from: Lsn,
+    until: Lsn,
+    /// The first byte that differs.
+    at: Lsn,
+}
+
 /// See the [module](self).
 #[derive(Debug)]
 pub struct Writer {
@@ -114,6 +123,10 @@ pub struct Writer {
     stored_end: Lsn,
     /// Less than this was acknowledged before, so nothing is until this is reached.
     floor: Lsn,
+    /// For the end of each buffer that was handed over, how far the stream was proved there;
+    /// ordered, the first one durable. A position between two records can't be proved after a
+    /// crash, so it isn't acknowledged.
+    ends: VecDeque<(Lsn, Lsn)>,
     /// By number: those that aren't done with.
     segments: VecDeque<Segment>,
     prepared: Prepared,
@@ -131,8 +144,12 @@ pub struct Writer {
     tail_sync: bool,
     /// Under way: the fsync of a segment by itself.
     segment_sync: bool,
+    /// What came again and isn't what is stored, until it is known whether it is valid.
+    differs: Option<Difference>,
     /// Writes that found no room, and those behind them, in order.
     redo: VecDeque<Pending>,
+    /// Renames that found no room.
+    rename_again: Vec<Pending>,
     retry_at: Option<Instant>,
     full: bool,
     submissions: VecDeque<(Lane, Vec<(OpId, Op)>)>,
@@ -163,6 +180,7 @@ impl Writer {
             ring: Ring::new(options.buffers, options.buffer_bytes),
             stored_end,
             floor,
+            ends: VecDeque::from([(stored_end, floor)]),
             segments: VecDeque::new(),
             prepared: Prepared::Nothing,
             done: resume.start,
@@ -172,7 +190,9 @@ impl Writer {
             comparing: 0,
             tail_sync: false,
             segment_sync: false,
+            differs: None,
             redo: VecDeque::new(),
+            rename_again: Vec::new(),
             retry_at: None,
             full: false,
             submissions: VecDeque::new(),
@@ -206,7 +226,7 @@ impl Writer {
         let size = self.layout.segment_size;
         for segment in &self.segments {
             let start = segment.number.start(size);
-            if written == start {
+            if written == start && segment.is_renamed() {
                 written = start.saturating_add(segment.written);
             }
             if durable == start && segment.is_named() {
@@ -224,12 +244,23 @@ impl Writer {
         }
     }
 
-    /// What may be acknowledged now; `None` while what was acknowledged before is being received
+    /// What may be acknowledged now: ends of records; `None` while what was acknowledged before is being received
     /// again, since a slot would go back with it.
     #[must_use]
     pub fn acknowledgement(&self) -> Option<Acknowledgement> {
-        let ready = self.validator.proved().0 >= self.floor && self.comparing == 0;
-        ready.then(|| self.positions().acknowledgement())
+        let same = self.comparing == 0 && self.differs.is_none();
+        let ready = self.validator.proved().0 >= self.floor && same;
+        ready.then(|| {
+            let Positions { written, durable, .. } = self.positions();
+            Acknowledgement { write: self.proved_before(written.0), flush: self.proved_before(durable.0) }
+        })
+    }
+
+    /// The end of the last record that is proved by what is before a position alone: what
+    /// [`Positions::acknowledgement`] gives, but never in the middle of a record.
+    fn proved_before(&self, at: Lsn) -> Lsn {
+        let before = self.ends.iter().rev().find(|(end, _)| *end <= at);
+        before.map_or(Lsn::INVALID, |(_, proved)| *proved)
     }
 
     /// Whether all that was received is durable, proved or not.
@@ -260,7 +291,10 @@ impl Writer {
             // Nothing is written before what is stored was found to be the same.
             return None;
         }
-        self.ensure_segment(position, disk)?;
+        // What differs is validated, and not written anywhere.
+        if self.differs.is_none() {
+            self.ensure_segment(position, disk)?;
+        }
         if self.ring.filling.is_none() {
             let start = position.align_down(disk::BLOCK as u64);
             let segment_end =
@@ -303,7 +337,8 @@ impl Writer {
     /// Like [`flush`](Self::flush), however far behind, and also what isn't proved yet.
     pub fn flush_all(&mut self) {
         let idle = self.stop.is_none() && !self.tail_sync && self.redo.is_empty();
-        if idle && self.comparing == 0 && self.received() >= self.stored_end {
+        let same = self.comparing == 0 && self.differs.is_none();
+        if idle && same && self.received() >= self.stored_end {
             self.sync_wanted = self.received();
             self.hand_over(self.options.sync);
             self.go_on();
@@ -338,5 +373,11 @@ impl Writer {
             self.retry_at = None;
             self.retry(disk);
         }
+    }
+
+    /// Closes its files. To be called last: once it has stopped, or won't be used any more, and
+    /// nothing [is under way](Self::is_busy).
+    pub fn close(&mut self) {
+        self.close_files();
     }
 }

@@ -8,7 +8,7 @@ use pg_types::{Lsn, SegmentNumber};
 
 use super::segment::{Name, Prepared, Segment};
 use super::{
-    CATCH_UP_SYNC_BYTES, Event, FULL_DISK_RETRY, MAX_SEGMENTS, PREPARE_WITHIN_BYTES, Stop, Writer,
+    CATCH_UP_SYNC_BYTES, Difference, Event, FULL_DISK_RETRY, MAX_SEGMENTS, PREPARE_WITHIN_BYTES, Stop, Writer,
 };
 use crate::Layout;
 use crate::index::ENTRY_LEN;
@@ -22,12 +22,14 @@ pub(super) enum Pending {
     Write { number: SegmentNumber, until: u64, redo: Option<Redo> },
     /// An fsync behind a write, in its lane.
     TailSync { number: SegmentNumber, until: u64 },
-    /// An fsync of what was written of a segment.
-    SegmentSync { number: SegmentNumber },
+    /// An fsync of what was written of a segment when it was submitted.
+    SegmentSync { number: SegmentNumber, until: u64 },
     /// Reading what is stored, to compare it with what came.
     Compare { from: Lsn, until: Lsn, came: AlignedBuf },
     /// The next segment's file is allocated and synced.
     Prepare { number: SegmentNumber, file: FileId },
+    /// A file is called `.partial`.
+    Renamed { number: SegmentNumber },
     /// A file is called `.partial`, durably.
     Name { number: SegmentNumber },
     /// A file has its final name, durably.
@@ -115,17 +117,27 @@ impl Writer {
 
     /// Gives the prepared file its place; writes to it needn't wait, acknowledging them does.
     fn name_partial(&mut self, number: SegmentNumber, file: FileId) {
-        let from = self.layout.prepared(self.timeline, number);
-        let to = self.layout.partial(self.timeline, number);
-        self.submit_rename(from, to, Pending::Name { number });
+        self.submit_name(number);
         self.segments.push_back(Segment::new(number, file, Name::Temporary, 0));
     }
 
-    fn submit_rename(&mut self, from: PathBuf, to: PathBuf, done: Pending) {
+    fn submit_name(&mut self, number: SegmentNumber) {
+        let from = self.layout.prepared(self.timeline, number);
+        let to = self.layout.partial(self.timeline, number);
+        self.submit_rename(from, to, Pending::Renamed { number }, Pending::Name { number });
+    }
+
+    fn submit_seal(&mut self, number: SegmentNumber) {
+        let from = self.layout.partial(self.timeline, number);
+        let to = self.layout.segment(self.timeline, number);
+        self.submit_rename(from, to, Pending::Step, Pending::Seal { number });
+    }
+
+    fn submit_rename(&mut self, from: PathBuf, to: PathBuf, renamed: Pending, done: Pending) {
         let rename = Op::Rename { from, to };
         let chain = if self.options.sync {
             let sync = Op::SyncDir { path: Layout::WAL.into() };
-            vec![(rename, Pending::Step), (sync, done)]
+            vec![(rename, renamed), (sync, done)]
         } else {
             vec![(rename, done)]
         };
@@ -136,6 +148,9 @@ impl Writer {
     /// before its end, to be written behind it; `sync` puts an fsync behind the write.
     pub(super) fn hand_over(&mut self, sync: bool) {
         let Some(mut filling) = self.ring.finish() else { return };
+        if self.differs.is_some() {
+            return self.ring.release(filling.buf);
+        }
         let size = self.layout.segment_size;
         let number = filling.start.segment(size);
         let Some(segment) = self.segments.iter_mut().find(|segment| segment.number == number)
@@ -153,6 +168,7 @@ impl Writer {
             let compare = Pending::Compare { from, until, came: filling.buf };
             return self.submit(Lane::Write, vec![(Op::Read { file, offset, buf, len }, compare)]);
         }
+        self.ends.push_back((until, self.validator.proved().0));
         let until = until.saturating_since(number.start(size));
         let redo = Some(Redo { offset, len, buf: None });
         let write = Op::Write { file, offset, buf: filling.buf, len };
@@ -167,6 +183,10 @@ impl Writer {
 
     pub(super) fn complete(&mut self, completion: Completion, now: Instant) {
         let Some(pending) = self.pending.remove(&completion.id) else { return };
+        if matches!(self.stop, Some(Stop::Disk(_))) {
+            // Latched: nothing that ends after a failure is believed.
+            return;
+        }
         match completion.result {
             Ok(outcome) => self.succeeded(pending, outcome),
             Err(failure) => self.failed(pending, failure, now),
@@ -192,29 +212,33 @@ impl Writer {
             }
             (Pending::TailSync { number, until }, _) => {
                 self.tail_sync = false;
-                if let Some(segment) = self.segment(number) {
-                    segment.synced = segment.synced.max(until);
-                }
+                self.synced(number, until);
             }
-            (Pending::SegmentSync { number }, _) => {
+            (Pending::SegmentSync { number, until }, _) => {
                 self.segment_sync = false;
-                if let Some(segment) = self.segment(number) {
-                    segment.synced = segment.synced.max(segment.syncing);
-                }
+                self.synced(number, until);
             }
             (Pending::Compare { from, until, came }, Outcome::Read(stored, len)) => {
                 self.comparing -= 1;
                 let wanted = usize::try_from(until.saturating_since(from)).unwrap_or(usize::MAX);
-                let same = len >= wanted && came.get(..wanted) == stored.get(..wanted);
+                let stored_len = len.min(wanted);
+                let pairs = came.iter().zip(stored.iter()).take(stored_len);
+                let same = pairs.take_while(|(came, stored)| came == stored).count();
                 self.ring.release(came);
                 self.ring.release(stored);
-                if !same {
-                    self.stop.get_or_insert(Stop::Diverged { from, to: until });
+                if same < wanted {
+                    let at = from.saturating_add(same as u64);
+                    self.differs.get_or_insert(Difference { from, until, at });
                 }
             }
             (Pending::Prepare { number, file }, _) => {
                 self.prepared = Prepared::Ready(number, file);
                 self.has_room();
+            }
+            (Pending::Renamed { number }, _) => {
+                if let Some(segment) = self.segment(number) {
+                    segment.name = Name::Renamed;
+                }
             }
             (Pending::Name { number }, _) => {
                 if let Some(segment) = self.segment(number) {
@@ -226,9 +250,23 @@ impl Writer {
         }
     }
 
+    /// Bytes up to `until` of a segment are durable, as far as they are written: a write that
+    /// found no room may be missing before them.
+    fn synced(&mut self, number: SegmentNumber, until: u64) {
+        if let Some(segment) = self.segment(number) {
+            segment.synced = segment.synced.max(until.min(segment.written));
+            if until > segment.written {
+                // It is to be synced again once it is written.
+                segment.syncing = segment.synced;
+            }
+        }
+    }
+
     fn failed(&mut self, pending: Pending, failure: disk::Failure, now: Instant) {
         let full = failure.error.kind() == ErrorKind::NoSpace;
         let cancelled = failure.error.kind() == ErrorKind::Cancelled;
+        // Cancelled because the operation before it found no room.
+        let waits = cancelled && self.full;
         match pending {
             Pending::Index => return self.events.push_back(Event::IndexLost(failure.error)),
             Pending::Clear => return,
@@ -236,23 +274,36 @@ impl Writer {
                 self.do_again(number, until, redo, failure.buf);
                 return self.is_full(failure.error, now);
             }
-            Pending::TailSync { .. } if cancelled => {
+            Pending::TailSync { number, .. } if cancelled => {
                 self.tail_sync = false;
+                if let Some(segment) = self.segment(number) {
+                    segment.syncing = segment.synced;
+                }
                 return;
             }
-            Pending::Prepare { number, .. } if full || (cancelled && self.full) => {
+            Pending::Prepare { number, file } if full || waits => {
                 self.prepared = Prepared::NoRoom(number);
+                if full {
+                    self.submit(Lane::Meta, vec![(Op::Close { file }, Pending::Clear)]);
+                }
+                return self.is_full(failure.error, now);
+            }
+            // A directory's fsync that fails is a failed fsync, whatever the reason.
+            Pending::Name { .. } | Pending::Seal { .. }
+                if waits || (full && !self.options.sync) =>
+            {
+                self.rename_again.push(pending);
                 return self.is_full(failure.error, now);
             }
             // The rest of the chain is cancelled, and says what is to be done.
-            Pending::Step if full => {
-                self.full = true;
-                return self.events.push_back(Event::DiskFull(failure.error));
+            Pending::Step | Pending::Renamed { .. } if full => {
+                return self.is_full(failure.error, now);
             }
             _ => {}
         }
         if !cancelled {
-            self.stop.get_or_insert(Stop::Disk(failure.error));
+            // Also where it has stopped for another reason: what is stored is in doubt now.
+            self.stop = Some(Stop::Disk(failure.error));
         }
     }
 
@@ -276,7 +327,7 @@ impl Writer {
     }
 
     fn has_room(&mut self) {
-        if self.full && self.redo.is_empty() {
+        if self.full && self.redo.is_empty() && self.rename_again.is_empty() {
             self.full = false;
             self.events.push_back(Event::DiskHasRoom);
         }
@@ -290,6 +341,13 @@ impl Writer {
             self.submit(Lane::Meta, vec![(Op::Remove { path }, Pending::Clear)]);
             self.prepare(number, disk);
         }
+        for pending in std::mem::take(&mut self.rename_again) {
+            match pending {
+                Pending::Name { number } => self.submit_name(number),
+                Pending::Seal { number } => self.submit_seal(number),
+                _ => {}
+            }
+        }
         for pending in std::mem::take(&mut self.redo) {
             let Pending::Write { number, until, redo: Some(redo) } = pending else { continue };
             let Redo { offset, len, buf: Some(buf) } = redo else { continue };
@@ -302,11 +360,18 @@ impl Writer {
 
     /// What has become possible: syncing, sealing, settling.
     pub(super) fn go_on(&mut self) {
+        if let Some(Difference { from, until, at }) = self.differs
+            && self.validator.proved().0 > at
+        {
+            self.stop.get_or_insert(Stop::Diverged { from, to: until });
+        }
         if self.stop.is_some() {
             return;
         }
         if self.full && self.redo.is_empty() && self.retry_at.is_none() {
-            let waiting = self.pending.values().any(|p| matches!(p, Pending::Write { .. }));
+            let waiting = self.pending.values().any(|pending| {
+                matches!(pending, Pending::Write { .. } | Pending::Name { .. } | Pending::Seal { .. })
+            });
             let preparing = !matches!(self.prepared, Prepared::Nothing | Prepared::Ready(..));
             if !waiting && !preparing {
                 self.has_room();
@@ -316,6 +381,7 @@ impl Writer {
         self.seal();
         self.settle();
         self.drop_done();
+        self.forget_ends();
     }
 
     /// Syncs what was written of the oldest segment that needs it: the whole of it, or so much
@@ -336,16 +402,18 @@ impl Writer {
         segment.syncing = segment.written;
         self.segment_sync = true;
         let (file, number) = (segment.file, segment.number);
-        self.submit(Lane::Sync, vec![(Op::SyncData { file }, Pending::SegmentSync { number })]);
+        let pending = Pending::SegmentSync { number, until: segment.written };
+        self.submit(Lane::Sync, vec![(Op::SyncData { file }, pending)]);
     }
 
-    /// Gives segments their final names: all of their bytes durable, and every record that ends
-    /// in them proved, which they are since the validator has passed their ends.
+    /// Gives segments their final names, in their order: all of their bytes durable, and every
+    /// record that ends in them proved, which they are since the validator has passed their ends.
     fn seal(&mut self) {
         let size = self.layout.segment_size;
         let passed = self.validator.position();
         let sync = self.options.sync;
-        while let Some(segment) = self.segments.iter_mut().find(|segment| {
+        let open = |segment: &&mut Segment| !matches!(segment.name, Name::Sealing | Name::Sealed);
+        while let Some(segment) = self.segments.iter_mut().find(open).filter(|segment| {
             let durable = if sync { segment.synced } else { segment.written };
             segment.name == Name::Partial
                 && durable == size.bytes()
@@ -353,9 +421,7 @@ impl Writer {
         }) {
             segment.name = Name::Sealing;
             let number = segment.number;
-            let from = self.layout.partial(self.timeline, number);
-            let to = self.layout.segment(self.timeline, number);
-            self.submit_rename(from, to, Pending::Seal { number });
+            self.submit_seal(number);
         }
     }
 
@@ -365,6 +431,26 @@ impl Writer {
         let file = segment.file;
         self.submit(Lane::Meta, vec![(Op::Close { file }, Pending::Step)]);
         self.events.push_back(Event::Sealed(self.timeline, number));
+    }
+
+    pub(super) fn close_files(&mut self) {
+        let open = self.segments.iter().filter(|segment| segment.name != Name::Sealed);
+        let mut files: Vec<FileId> = open.map(|segment| segment.file).collect();
+        if let Prepared::Ready(_, file) = std::mem::replace(&mut self.prepared, Prepared::Nothing) {
+            files.push(file);
+        }
+        for file in files {
+            self.submit(Lane::Meta, vec![(Op::Close { file }, Pending::Clear)]);
+        }
+    }
+
+    /// Forgets the ends of buffers before the last one that is durable.
+    fn forget_ends(&mut self) {
+        let positions = self.positions();
+        let sure = if self.options.sync { positions.durable.0 } else { positions.written.0 };
+        while self.ends.get(1).is_some_and(|(end, _)| *end <= sure) {
+            self.ends.pop_front();
+        }
     }
 
     /// Forgets segments that are whole and have their final names.

@@ -20,9 +20,11 @@ pub(super) struct Segment {
 /// What a segment's file is called, durably.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Name {
-    /// Still its temporary name, as far as a loss of power is concerned.
+    /// Its temporary name: the next start removes it.
     Temporary,
-    /// `.partial`
+    /// `.partial`, which a loss of power may undo.
+    Renamed,
+    /// `.partial`, durably.
     Partial,
     /// On its way to its final name: after a crash it has one of the two.
     Sealing,
@@ -37,6 +39,11 @@ impl Segment {
 
     /// Whether it would be found after a loss of power.
     pub(super) fn is_named(&self) -> bool {
+        !matches!(self.name, Name::Temporary | Name::Renamed)
+    }
+
+    /// Whether it would be found by the next process.
+    pub(super) fn is_renamed(&self) -> bool {
         self.name != Name::Temporary
     }
 }

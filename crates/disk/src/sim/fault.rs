@@ -7,7 +7,7 @@ use std::path::Path;
 
 use rustix::io::Errno;
 
-use crate::OpKind;
+use crate::{Lane, OpKind};
 
 /// A set of kinds of operations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -144,6 +144,17 @@ pub enum Mutation {
         /// The paths.
         path: String,
     },
+    /// As [`DropSync`](Self::DropSync), but only some of them.
+    DropSyncIn {
+        /// The lane; `None` for the blocking view.
+        lane: Option<Lane>,
+        /// The kinds of sync.
+        class: OpClass,
+        /// The paths.
+        path: String,
+        /// The last rename before it, as `from -> to`; `*` for any, or none so far.
+        after: String,
+    },
     /// A sync that directly follows a write of the same file in its chain takes effect before
     /// the write.
     SyncBeforeWrite,
@@ -152,8 +163,22 @@ pub enum Mutation {
 }
 
 impl Mutation {
-    pub(super) fn drops(&self, kind: OpKind, path: &Path) -> bool {
+    /// `lane` and `renamed` are those of [`DropSyncIn`](Self::DropSyncIn).
+    pub(super) fn drops(
+        &self,
+        kind: OpKind,
+        path: &Path,
+        in_lane: Option<Lane>,
+        renamed: &str,
+    ) -> bool {
         match self {
+            Self::DropSyncIn { lane, class, path: pattern, after } => {
+                *lane == in_lane
+                    && kind.is_sync()
+                    && class.has(kind)
+                    && glob(pattern, &path.to_string_lossy())
+                    && glob(after, renamed)
+            }
             Self::DropSync { class, path: pattern } => {
                 kind.is_sync() && class.has(kind) && glob(pattern, &path.to_string_lossy())
             }

@@ -84,7 +84,9 @@ impl State {
         let Some(head) = chain.pop_front() else { return true };
         let start = self.lanes.queues[lane].started;
         self.sync_too_early(&head, &mut chain);
+        self.lane = Some(Lane::ALL[lane]);
         let failed = self.perform(head, start);
+        self.lane = None;
         if failed {
             for rest in chain.drain(..) {
                 let path = rest.op.path().unwrap_or(std::path::Path::new("")).to_owned();

@@ -14,7 +14,7 @@ use super::image::{Image, Ino};
 use super::lanes::Lanes;
 use super::rng::Rng;
 use super::trace::Trace;
-use crate::{Access, BLOCK, DiskError, ErrorKind, Op, OpKind};
+use crate::{Access, BLOCK, DiskError, ErrorKind, Lane, Op, OpKind};
 
 /// Earlier states kept for a disk that lies about fsync: a lie goes back a segment or so.
 const HISTORY: usize = 24;
@@ -46,6 +46,10 @@ pub(super) struct State {
     pub(super) trace: Trace,
     /// Earlier states, oldest first.
     pub(super) history: Vec<Image>,
+    /// The lane whose operation is being performed; none for the blocking view.
+    pub(super) lane: Option<Lane>,
+    /// The last rename, as `from -> to`.
+    pub(super) renamed: String,
 }
 
 impl State {
@@ -67,6 +71,8 @@ impl State {
             rename_by_link: false,
             trace: Trace::default(),
             history: Vec::new(),
+            lane: None,
+            renamed: String::new(),
         }
     }
 
@@ -292,7 +298,8 @@ impl State {
     }
 
     pub(super) fn drops(&self, kind: OpKind, path: &Path) -> bool {
-        self.mutations.iter().any(|mutation| mutation.drops(kind, path))
+        let (lane, renamed) = (self.lane, &*self.renamed);
+        self.mutations.iter().any(|mutation| mutation.drops(kind, path, lane, renamed))
     }
 
     /// Keeps this moment for a disk that lies; of the older half each second one goes.
@@ -309,6 +316,7 @@ impl State {
 
     /// An open file goes by its new name, in errors and for mutations.
     fn follow(&mut self, from: &Path, to: &Path) {
+        self.renamed = format!("{} -> {}", from.display(), to.display());
         for handle in self.handles.values_mut().filter(|handle| handle.path == from) {
             to.clone_into(&mut handle.path);
         }

@@ -21,9 +21,9 @@ use crate::{AskError, Ended, Facts, Link, SessionError, Verdict};
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// The longest pause: progress resumes within 30 s of the end of a fault, connecting included.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-/// What the disk has under way is waited for so long after a session: an fsync takes this long
-/// only on a disk that won't come back, and then the next session waits again.
-const DRAIN_LIMIT: Duration = Duration::from_secs(60);
+/// What the disk has under way is waited for after a session, however long it takes: what ended
+/// later would be taken for the next session's. After each so long, somebody is told.
+const DRAIN_NOTE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// What to receive, and how.
 #[derive(Clone, Debug)]
@@ -118,11 +118,20 @@ pub async fn receive(
     mut shutdown: Shutdown,
     observer: &mut dyn Observer,
 ) -> Result<Ended, SessionError> {
-    let mut receiver =
-        Receiver { what, claim, archive: None, rebuild: false, corrupt_at: None, streamed: false };
+    let mut receiver = Receiver {
+        what,
+        claim,
+        archive: None,
+        rebuild: false,
+        corrupt_at: None,
+        streamed: false,
+        progressed: false,
+        slot_made: false,
+    };
     let mut pause = FIRST_PAUSE;
     loop {
         let began = Instant::now();
+        receiver.progressed = false;
         let result = receiver.session(disk, woken, &mut shutdown, observer).await;
         let error = match result {
             Ok(ended) => return Ok(ended),
@@ -137,7 +146,8 @@ pub async fn receive(
         if give_up {
             return Err(error);
         }
-        if began.elapsed() > LONGEST_PAUSE {
+        // A connection that brought something and was cut isn't a server that refuses.
+        if receiver.progressed || began.elapsed() > LONGEST_PAUSE {
             pause = FIRST_PAUSE;
         }
         let now = jittered(pause);
@@ -159,13 +169,17 @@ fn jittered(pause: Duration) -> Duration {
 struct Receiver<'a> {
     what: &'a Receive,
     claim: &'a Claim,
-    archive: Option<Archive>,
+    archive: Option<Arc<Archive>>,
     /// A write or fsync failed: what the newest file holds isn't believed.
     rebuild: bool,
     /// Where the last session found WAL that doesn't hold, and whether the one before did.
     corrupt_at: Option<(Lsn, u32)>,
     /// Whether any session ever streamed.
     streamed: bool,
+    /// Whether the last session brought WAL that the archive didn't have.
+    progressed: bool,
+    /// Whether the slot is this receiver's own making.
+    slot_made: bool,
 }
 
 /// The same WAL failing in so many sessions isn't an accident of the network.
@@ -190,7 +204,10 @@ impl Receiver<'_> {
         };
         observer.report(&Report::Connected(&facts));
         let archive = self.open(&facts)?;
-        let (resume, begins) = self.plan(&mut link, &archive, &facts, observer).await?;
+        let (resume, begins) = tokio::select! {
+            result = self.plan(&mut link, &archive, &facts, observer) => result?,
+            _ = shutdown.changed() => return Ok(Ended::Stopped(Lsn::INVALID)),
+        };
         for note in &resume.notes {
             observer.report(&Report::Note(note));
         }
@@ -202,34 +219,33 @@ impl Receiver<'_> {
         let mut stream = stream::Streaming::new(&mut link, &mut writer, disk, woken, observer);
         let result = stream.run(shutdown, self.what.end_position, timeline).await;
         let stopped = matches!(result, Ok(Ended::Stopped(_)));
-        self.streamed |= writer.positions().proved.0 > proved;
+        self.progressed = writer.positions().proved.0 > proved;
+        self.streamed |= self.progressed;
         if !stopped {
-            drain(&mut writer, disk, woken).await;
+            tokio::select! {
+                () = drain(&mut writer, disk, woken, observer) => {}
+                // Whoever stops us doesn't wait for a disk that is stuck.
+                _ = shutdown.wait_for(|stop| *stop) => return Ok(Ended::Stopped(Lsn::INVALID)),
+            }
         }
         self.clear_up(&archive, timeline, &writer, observer)?;
-        self.archive = Some(archive);
         result.map_err(|error| explain(error, self.what.slot.as_ref()))
     }
 
     /// The archive of this server; the same in every session.
-    fn open(&mut self, facts: &Facts) -> Result<Archive, ArchiveError> {
+    fn open(&mut self, facts: &Facts) -> Result<Arc<Archive>, ArchiveError> {
         let identity = facts.identity();
-        match self.archive.take() {
-            Some(archive) => {
-                let admitted = archive.admits(&identity);
-                if let Err(error) = admitted {
-                    self.archive = Some(archive);
-                    return Err(error);
-                }
-                Ok(archive)
-            }
-            None => {
-                let mut name = [0; 16];
-                // A name is for people; a machine without randomness has a worse one.
-                _ = getrandom::fill(&mut name);
-                self.claim.open(&identity, &name)
-            }
+        if let Some(archive) = &self.archive {
+            archive.admits(&identity)?;
+            return Ok(Arc::clone(archive));
         }
+        let mut name = [0; 16];
+        // A name is for people; a machine without randomness has a worse one.
+        _ = getrandom::fill(&mut name);
+        let archive = Arc::new(self.claim.open(&identity, &name)?);
+        // Kept whatever becomes of this session: an archive is made once.
+        self.archive = Some(Arc::clone(&archive));
+        Ok(archive)
     }
 
     /// Where to start: at the archive's end, or where the slot begins.
@@ -255,7 +271,9 @@ impl Receiver<'_> {
                     }
                     Ok(state) => state,
                     // Below 15 it takes a plain connection, which a pg_hba may refuse.
-                    Err(AskError::Session(error)) if facts.version.major() < 15 => {
+                    Err(AskError::Session(error))
+                        if facts.version.major() < 15 && error.is_access_refused() =>
+                    {
                         if !created {
                             let note = format!("the slot's position can't be read: {error}");
                             observer.report(&Report::Note(&note));
@@ -282,9 +300,10 @@ impl Receiver<'_> {
         };
         if create_slot(link, facts.version, slot, true).await? {
             observer.report(&Report::SlotCreated(slot));
+            self.slot_made = true;
             return Ok(true);
         }
-        if self.what.if_not_exists || self.streamed {
+        if self.what.if_not_exists || self.slot_made {
             return Ok(false);
         }
         Err(SessionError::SlotExists { slot: slot.as_str().to_owned() })
@@ -324,18 +343,27 @@ impl Receiver<'_> {
 }
 
 /// Waits for what the disk has under way: the archive is looked at only when it stands still.
-async fn drain(writer: &mut Writer, disk: &mut dyn Disk, woken: &Notify) {
-    let until = tokio::time::Instant::now() + DRAIN_LIMIT;
+async fn drain(
+    writer: &mut Writer,
+    disk: &mut dyn Disk,
+    woken: &Notify,
+    observer: &mut dyn Observer,
+) {
     loop {
-        while let Some((lane, chain)) = writer.poll_submission() {
-            disk.submit(lane, chain);
-        }
         while let Some(completion) = disk.poll() {
             writer.handle(completion, Instant::now());
         }
-        let quiet = !writer.is_busy();
-        if quiet || tokio::time::timeout_at(until, woken.notified()).await.is_err() {
+        // After the completions: what they made possible is to be waited for, too.
+        while let Some((lane, chain)) = writer.poll_submission() {
+            disk.submit(lane, chain);
+        }
+        if !writer.is_busy() {
             return;
+        }
+        if tokio::time::timeout(DRAIN_NOTE_INTERVAL, woken.notified()).await.is_err() {
+            observer.report(&Report::Note(
+                "the disk hasn't ended what it was given a minute ago and more; receiving waits",
+            ));
         }
     }
 }

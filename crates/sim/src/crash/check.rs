@@ -7,25 +7,32 @@ use disk::sim::SimDisk;
 use disk::{Access, AlignedBuf, Files};
 use pg_types::{Lsn, SegmentNumber, WalFileName};
 
-use super::{Ledger, Primary, Violation};
+use super::{Ledger, Primary, Trouble, Violation};
 
 /// I3: a segment that was said to be sealed has its name after whatever happened, and its bytes.
 pub(super) fn sealed(
     disk: &SimDisk,
     primary: &Primary,
     ledger: &Ledger,
-    hurt: bool,
+    trouble: Trouble,
 ) -> Result<(), Violation> {
     for number in &ledger.sealed {
         let path = path(primary, WalFileName::segment(primary.timeline(), *number));
         // What isn't settled may be wrong where the stream was, and may be withdrawn.
         let settled = number.end(primary.segment_size()) <= ledger.flush;
         let there = disk.len(&path).ok().flatten().is_some();
-        if there && (settled || !hurt) {
+        let sure = settled || trouble != Trouble::Stream;
+        if there && sure {
             same(disk, primary, &path, *number, Lsn::MAX)?;
-        } else if !there && !hurt {
+        } else if !there && sure {
             let what = format!("{} was said to be sealed, and isn't there", path.display());
-            return Err(Violation::new(what).within(disk.log()));
+            return Err(Violation::new(what).logged(disk));
+        }
+    }
+    for (path, bytes) in &ledger.evidence {
+        if disk.read(path, usize::MAX).ok().as_ref() != Some(&**bytes) {
+            let what = format!("{} was said to be kept, and isn't there", path.display());
+            return Err(Violation::new(what).logged(disk));
         }
     }
     Ok(())
@@ -37,10 +44,10 @@ pub(super) fn resumed(
     primary: &Primary,
     ledger: &Ledger,
     resume: &Resume,
-    hurt: bool,
+    trouble: Trouble,
 ) -> Result<(), Violation> {
     let proved = resume.proved();
-    let wrong = |what: String| Err(Violation::new(what).within(disk.log()));
+    let wrong = |what: String| Err(Violation::new(what).logged(disk));
     if proved < ledger.flush {
         return wrong(format!("{} was acknowledged, and {proved} is proved", ledger.flush));
     }
@@ -55,7 +62,7 @@ pub(super) fn resumed(
     while number.start(size) < resume.start {
         let path = path(primary, WalFileName::segment(primary.timeline(), number));
         // Behind what is proved lies a record of which not all has come.
-        let until = if hurt { proved } else { Lsn::MAX };
+        let until = if trouble == Trouble::Stream { proved } else { Lsn::MAX };
         same(disk, primary, &path, number, until)?;
         number = number.next();
     }
@@ -63,7 +70,7 @@ pub(super) fn resumed(
         let path = path(primary, WalFileName::partial(primary.timeline(), number));
         same(disk, primary, &path, number, proved)?;
     }
-    if !hurt && !resume.notes.is_empty() {
+    if trouble == Trouble::Nothing && !resume.notes.is_empty() {
         return wrong(format!("a crash alone leaves nothing to mend: {:?}", resume.notes));
     }
     Ok(())
@@ -74,7 +81,7 @@ pub(super) fn converged(
     disk: &SimDisk,
     primary: &Primary,
     archive: &Archive,
-    hurt: bool,
+    trouble: Trouble,
 ) -> Result<(), Violation> {
     let size = primary.segment_size();
     let timeline = primary.timeline();
@@ -97,7 +104,7 @@ pub(super) fn converged(
         }
     }
     let aside = names(Layout::QUARANTINE)?;
-    if !hurt && !aside.is_empty() {
+    if trouble != Trouble::Stream && !aside.is_empty() {
         return Err(Violation::new(format!("{aside:?} were set aside without a reason")));
     }
     Ok(())
@@ -111,7 +118,7 @@ fn same(
     number: SegmentNumber,
     until: Lsn,
 ) -> Result<(), Violation> {
-    let wrong = |what: String| Violation::new(what).within(disk.log());
+    let wrong = |what: String| Violation::new(what).logged(disk);
     let start = number.start(primary.segment_size());
     let len = usize::try_from(primary.segment_size().bytes()).unwrap_or(usize::MAX);
     let mut buf = AlignedBuf::zeroed(len);
@@ -130,9 +137,10 @@ fn same(
     Ok(())
 }
 
-/// The hash of every file below `wal`, to show that nothing has changed.
+/// Every segment's name and bytes, to show that nothing has changed.
 pub(super) fn contents(disk: &SimDisk) -> Vec<(String, Vec<u8>)> {
-    let names = disk.names(Path::new(Layout::WAL)).unwrap_or_default();
+    let mut names = disk.names(Path::new(Layout::WAL)).unwrap_or_default();
+    names.retain(|name| !name.starts_with('.'));
     let read = |name: String| {
         let bytes = disk.read(&Path::new(Layout::WAL).join(&name), usize::MAX).unwrap_or_default();
         (name, bytes)

@@ -4,7 +4,7 @@
 use disk::sim::{Mutation, PowerLoss, Rng, SimDisk};
 
 use super::session::Turn;
-use super::{Ledger, Pace, Primary, Session, SessionError, Setup, Violation};
+use super::{Ledger, Pace, Primary, Session, SessionError, Setup, Trouble, Violation};
 
 /// How many of a recovery's first operations a second crash hits mostly: that is where a missing
 /// sync of the recovery shows.
@@ -159,11 +159,35 @@ impl<'a> Explorer<'a> {
         self.recover(booted, left, again)
     }
 
+    /// Goes on to the end, and crashes after each of the next operations.
+    pub(super) fn watch(
+        &mut self,
+        mut session: Session<'_>,
+        operations: u64,
+    ) -> Result<(), Violation> {
+        let mut next = session.disk.operations();
+        let end = next + operations;
+        let mut restarts = 0;
+        loop {
+            if (next..end).contains(&session.disk.operations()) {
+                self.crash(&session.disk, &session.ledger)?;
+                next = session.disk.operations() + 1;
+            }
+            match session.turn()? {
+                Turn::Going => {}
+                Turn::Done => return session.finish(),
+                Turn::Stopped => session = self.mend(session, &mut restarts)?,
+            }
+        }
+    }
+
     /// Recovers and goes on to the end; with `again` there is a second crash on the way.
-    fn recover(&mut self, disk: SimDisk, ledger: Ledger, again: bool) -> Result<(), Violation> {
+    pub(super) fn recover(&mut self, disk: SimDisk, ledger: Ledger, again: bool) -> Result<(), Violation> {
         self.states += 1;
         let mut setup = self.setup;
         setup.pace = if again { Pace::Mixed } else { Pace::Bulk };
+        setup.flip = None;
+        disk.set_capacity(None);
         let booted_at = disk.operations();
         let seed = self.rng.next();
         let session = Session::start(self.primary, disk, setup, ledger, seed, false);
@@ -208,7 +232,8 @@ impl<'a> Explorer<'a> {
             let (primary, setup) = (self.primary, self.setup);
             match Session::start(primary, disk.clone(), setup, ledger.clone(), seed, false) {
                 Ok(_) => break,
-                Err(SessionError::Archive(_)) if disk.is_off() => {}
+                // Whatever it is: the disk doesn't answer any more.
+                Err(_) if disk.is_off() => {}
                 Err(error) => return Err(error.into_violation()),
             }
             let cut = Cut::ALL[self.rng.index(Cut::ALL.len())];
@@ -224,21 +249,21 @@ impl<'a> Explorer<'a> {
     }
 
     /// Goes on after a stop where one is expected: a stream that is wrong.
-    fn mend<'s>(
+    pub(super) fn mend<'s>(
         &mut self,
         session: Session<'s>,
         restarts: &mut u32,
     ) -> Result<Session<'s>, Violation> {
         *restarts += 1;
         let stop = session.stop().cloned();
-        let log = session.disk.log();
+        let disk = session.disk.clone();
         match stop {
-            Some(archive::Stop::Corrupt(_)) if self.setup.hurt && *restarts < MAX_RESTARTS => {
+            Some(archive::Stop::Corrupt(_)) if self.setup.trouble == Trouble::Stream && *restarts < MAX_RESTARTS => {
                 session.withdraw().map_err(SessionError::into_violation)
             }
             stop => {
                 let what = format!("stopped without a reason: {stop:?}, restarts {restarts}");
-                Err(Violation::new(what).within(log))
+                Err(Violation::new(what).logged(&disk))
             }
         }
     }

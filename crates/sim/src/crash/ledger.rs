@@ -2,9 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use archive::Writer;
-use disk::sim::PowerLoss;
+use disk::Files;
+use disk::sim::{PowerLoss, SimDisk};
 use pg_types::{Acknowledgement, Lsn, SegmentNumber};
 
 /// An invariant is broken.
@@ -14,11 +17,27 @@ pub struct Violation {
     pub what: String,
     /// Where in the exploration: the operations and crashes before it.
     pub context: String,
+    /// The disk's last operations.
+    pub log: String,
 }
+
+/// Lines of a disk's log that are worth reading with a violation.
+const LOG_LINES: usize = 40;
 
 impl Violation {
     pub(crate) fn new(what: impl Into<String>) -> Self {
-        Self { what: what.into(), context: String::new() }
+        Self { what: what.into(), context: String::new(), log: String::new() }
+    }
+
+    /// With what the disk did last, if nothing further inside has said so.
+    #[must_use]
+    pub(crate) fn logged(mut self, disk: &SimDisk) -> Self {
+        if self.log.is_empty() {
+            let log = disk.log();
+            let lines: Vec<&str> = log.lines().collect();
+            self.log = lines[lines.len().saturating_sub(LOG_LINES)..].join("\n");
+        }
+        self
     }
 
     /// The same, seen from further outside.
@@ -31,7 +50,7 @@ impl Violation {
 
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}\n{}", self.what, self.context)
+        write!(f, "{}\n{}{}", self.what, self.context, self.log)
     }
 }
 
@@ -52,6 +71,8 @@ pub enum AckRule {
     ReceivedAsFlushed,
     /// Written as soon as it is proved.
     ProvedAsWritten,
+    /// The lesser of proved and durable, which may be in the middle of a record.
+    WithinARecord,
     /// Also while what was acknowledged before comes again.
     BelowTheFloor,
 }
@@ -66,6 +87,7 @@ impl AckRule {
             Self::ProvedAsWritten => {
                 return right.map(|ack| Acknowledgement { write: positions.proved.0, ..ack });
             }
+            Self::WithinARecord => positions.acknowledgement().flush,
             Self::DurableUnproved => positions.durable.0,
             Self::ProvedNotDurable => positions.proved.0,
             Self::WrittenAsFlushed => positions.written.0.min(positions.proved.0),
@@ -84,13 +106,22 @@ pub struct Ledger {
     pub write: Lsn,
     /// Segments that are said to be sealed.
     pub sealed: BTreeSet<SegmentNumber>,
+    /// Files that were set aside as evidence, and their bytes.
+    pub evidence: Vec<(PathBuf, Arc<Vec<u8>>)>,
 }
 
 impl Ledger {
     /// Nothing is promised before `start`.
     #[must_use]
     pub fn new(start: Lsn) -> Self {
-        Self { flush: start, write: start, sealed: BTreeSet::new() }
+        Self { flush: start, write: start, sealed: BTreeSet::new(), evidence: Vec::new() }
+    }
+
+    /// Remembers what was set aside.
+    pub(crate) fn keep(&mut self, disk: &SimDisk, path: PathBuf) {
+        if let Ok(bytes) = disk.read(&path, usize::MAX) {
+            self.evidence.push((path, Arc::new(bytes)));
+        }
     }
 
     pub(crate) fn acknowledge(&mut self, ack: Acknowledgement) -> Result<(), Violation> {
@@ -114,6 +145,7 @@ impl Ledger {
         left.write = left.flush;
         if loss == PowerLoss::LyingFsync {
             left.sealed.clear();
+            left.evidence.clear();
         }
         left
     }

@@ -12,14 +12,16 @@
 
 mod check;
 mod explore;
-
+mod faults;
 mod ledger;
-
+pub mod mutants;
 mod primary;
 mod session;
+mod tamper;
 
 pub use explore::{Cut, Explorer, Plan, crash_points};
-
+pub use faults::{FaultCase, disk_full, fault_cases, io_fault};
 pub use ledger::{AckRule, Ledger, Violation};
 pub use primary::Primary;
-pub use session::{Pace, Session, SessionError, Setup, Turn};
+pub use session::{Pace, Session, SessionError, Setup, Trouble, Turn};
+pub use tamper::{diverge, flip, flip_again};

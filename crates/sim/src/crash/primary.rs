@@ -73,7 +73,8 @@ impl Primary {
         self.small_records(rng, 1, 2);
         self.builder.fill_until(SEGMENT_SIZE.bytes(), PAGE - 1000 * 8);
         self.break_record(20_000);
-        self.small_records(rng, 2, 2);
+        self.small_records(rng, 2, 3);
+        self.builder.message(40_000);
         self.builder.fill_until(PAGE, 400);
         self.break_record(3000);
     }
@@ -107,14 +108,15 @@ impl Primary {
         };
     }
 
-    /// Another server's log: the same up to a record somewhere in its last quarter, then others.
-    /// Gives the end of what is the same.
+    /// Another server's log: the same up to a record that starts after `from`, then others. Gives
+    /// the end of what is the same.
     ///
     /// # Panics
-    /// Never: every log has records.
+    /// If no record starts there.
     #[must_use]
-    pub fn diverged(&self) -> (Self, Lsn) {
-        let kept = self.records().len() * 3 / 4;
+    pub fn diverged(&self, from: Lsn, seed: u64) -> (Self, Lsn) {
+        let first = self.records().partition_point(|record| record.lsn <= from);
+        let kept = first + Rng::new(seed).index(self.records().len() - first);
         let same = self.records()[kept].lsn;
         let mut other = self.clone();
         other.builder.truncate(same);
@@ -164,7 +166,7 @@ impl Primary {
         self.builder.records()
     }
 
-    /// Whether a byte is covered by a CRC: in the first page of a whole record.
+    /// Whether a byte is covered by a CRC: in a whole record, behind a page's header.
     #[must_use]
     pub fn is_protected(&self, at: Lsn) -> bool {
         let of = self.records().partition_point(|record| record.lsn <= at);

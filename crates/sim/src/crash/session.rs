@@ -28,6 +28,17 @@ pub enum Pace {
     Bulk,
 }
 
+/// What goes wrong beside crashes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// Nothing: then nothing is mended, and nothing is set aside.
+    Nothing,
+    /// The disk fails: something may be mended.
+    Disk,
+    /// The stream is wrong: a sealed segment that isn't settled may be withdrawn.
+    Stream,
+}
+
 /// How a session runs.
 #[derive(Clone, Copy, Debug)]
 pub struct Setup {
@@ -39,9 +50,8 @@ pub struct Setup {
     pub pace: Pace,
     /// The stream has one bit wrong: of this byte, this one.
     pub flip: Option<(Lsn, u8)>,
-    /// Something may have been set aside, and what is sealed need not be settled: the stream was
-    /// wrong, or the disk failed.
-    pub hurt: bool,
+    /// What goes wrong beside crashes, and excuses what.
+    pub trouble: Trouble,
 }
 
 impl Setup {
@@ -54,7 +64,7 @@ impl Setup {
             rule: AckRule::Right,
             pace: Pace::Mixed,
             flip: None,
-            hurt: false,
+            trouble: Trouble::Nothing,
         }
     }
 }
@@ -105,6 +115,8 @@ pub enum Turn {
 /// See the [module](self).
 pub struct Session<'a> {
     primary: &'a Primary,
+    /// What is streamed, if all is well the same.
+    served: &'a Primary,
     /// The disk.
     pub disk: SimDisk,
     archive: Archive,
@@ -140,7 +152,7 @@ impl<'a> Session<'a> {
         seed: u64,
         rebuild: bool,
     ) -> Result<Self, SessionError> {
-        check::sealed(&disk, primary, &ledger, setup.hurt)?;
+        check::sealed(&disk, primary, &ledger, setup.trouble)?;
         let claim = Archive::claim(Arc::new(disk.clone()), "the simulation")?;
         let archive = claim.open(&primary.identity(), &[7; 16])?;
         Self::resume(archive, primary, disk, setup, ledger, seed, rebuild)
@@ -157,11 +169,12 @@ impl<'a> Session<'a> {
     ) -> Result<Self, SessionError> {
         let found = archive.resume(primary.timeline(), rebuild)?;
         let resume = found.unwrap_or_else(|| archive.begin(primary.timeline(), primary.start()));
-        check::resumed(&disk, primary, &ledger, &resume, setup.hurt)
+        check::resumed(&disk, primary, &ledger, &resume, setup.trouble)
             .map_err(|violation| violation.within(format_args!("resumed: {:?}", brief(&resume))))?;
         let writer = Writer::new(&archive, resume, setup.options, &mut disk);
         let mut this = Self {
             primary,
+            served: primary,
             disk,
             archive,
             writer,
@@ -192,6 +205,11 @@ impl<'a> Session<'a> {
     #[must_use]
     pub fn stop(&self) -> Option<&Stop> {
         self.writer.stop()
+    }
+
+    /// Streams another server's log from now on.
+    pub fn serve(&mut self, log: &'a Primary) {
+        self.served = log;
     }
 
     /// The real writer.
@@ -233,7 +251,7 @@ impl<'a> Session<'a> {
         if self.idle_turns > MAX_IDLE_TURNS {
             let positions = self.writer.positions();
             let what = format!("stuck with {positions:?}, ledger at {}", self.ledger.flush);
-            return Err(Violation::new(what).within(self.disk.log()));
+            return Err(Violation::new(what).logged(&self.disk));
         }
         Ok(Turn::Going)
     }
@@ -271,6 +289,8 @@ impl<'a> Session<'a> {
     pub fn reconnect(mut self, rebuild: bool) -> Result<Self, SessionError> {
         self.drain()?;
         let seed = self.rng.next();
+        self.writer.close();
+        self.drain()?;
         let Self { archive, primary, disk, setup, mut ledger, .. } = self;
         if rebuild {
             // `write` promises what survives this process, not what a failing disk keeps.
@@ -295,6 +315,9 @@ impl<'a> Session<'a> {
             if withdrawn.segment != expected {
                 return Err(Violation::new(format!("withdrew {withdrawn:?}")).into());
             }
+            if let Some(path) = withdrawn.evidence {
+                self.ledger.keep(&self.disk, path);
+            }
         }
         self.setup.flip = None;
         self.reconnect(false)
@@ -305,8 +328,8 @@ impl<'a> Session<'a> {
     /// # Errors
     /// If it isn't just what the primary's log is.
     pub fn finish(&self) -> Result<(), Violation> {
-        check::converged(&self.disk, self.primary, &self.archive, self.setup.hurt)
-            .map_err(|violation| violation.within(self.disk.log()))
+        check::converged(&self.disk, self.primary, &self.archive, self.setup.trouble)
+            .map_err(|violation| violation.logged(&self.disk))
     }
 
     fn is_done(&self) -> bool {
@@ -320,7 +343,7 @@ impl<'a> Session<'a> {
         let from = self.writer.received();
         let wanted = self.piece();
         let Some(room) = self.writer.place(&mut self.disk) else { return false };
-        let bytes = self.primary.bytes(from, wanted.min(room.len()));
+        let bytes = self.served.bytes(from, wanted.min(room.len()));
         let Some(place) = room.get_mut(..bytes.len()).filter(|place| !place.is_empty()) else {
             return false;
         };
@@ -387,7 +410,7 @@ impl<'a> Session<'a> {
         }
         if let Some(ack) = self.setup.rule.of(&self.writer) {
             let acknowledged = self.ledger.acknowledge(ack);
-            acknowledged.map_err(|violation| violation.within(self.disk.log()))?;
+            acknowledged.map_err(|violation| violation.logged(&self.disk))?;
         }
         Ok(())
     }

@@ -1,0 +1,157 @@
+//! wal-format beside the real pg_waldump: every record of a corpus that a real server made, with
+//! its LSN, length, prev link, manager and transaction, and each of its block references.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::time::Duration;
+
+use pg_types::{Geometry, Lsn, SegmentSize, TimelineId};
+use testkit::corpus::{self, Corpus, CorpusOptions};
+use testkit::process::run_unchecked;
+use testkit::servers::{Install, full};
+use wal_format::{Expect, Record, RecordBody, Validator, Visitor, WalVersion};
+
+use crate::common::{Must, on_each_major, pg};
+
+/// pg_waldump prints some hundred thousand lines.
+const WALDUMP_LIMIT: Duration = Duration::from_secs(300);
+
+/// The names of forks, as pg_waldump prints them.
+const FORKS: [&str; 4] = ["main", "fsm", "vm", "init"];
+
+on_each_major!(records_are_pg_waldumps_in_segments_of_1_mb, super::small_segments);
+on_each_major!(records_are_pg_waldumps_in_segments_of_16_mb, super::usual_segments);
+
+fn small_segments(major: u32) {
+    check(major, &CorpusOptions { segment_size_mb: 1, conf: Vec::new() });
+}
+
+/// With compressed page images, where they aren't many versions' default.
+fn usual_segments(major: u32) {
+    // The versions between have their short run in the small segments.
+    if full(major) {
+        let method = if major >= 15 { "lz4" } else { "on" };
+        let conf = vec![format!("wal_compression = {method}")];
+        check(major, &CorpusOptions { segment_size_mb: 16, conf });
+    }
+}
+
+fn check(major: u32, options: &CorpusOptions) {
+    let corpus = corpus::make(&pg(major), options).must();
+    let ours = decode(&corpus, major);
+    let theirs = waldump(&pg(major), &corpus);
+    let mut lines = theirs.lines();
+    for line in &ours {
+        let theirs = lines.next();
+        assert!(
+            theirs.is_some_and(|theirs| line.is(theirs)),
+            "wal-format: {line:?}\npg_waldump: {theirs:?}"
+        );
+    }
+    assert_eq!(lines.next(), None, "pg_waldump goes on after {} records", ours.len());
+    assert!(ours.len() > 50_000, "{} records are no corpus", ours.len());
+}
+
+/// A record as pg_waldump prints it, without what its manager says of it in the middle.
+#[derive(Debug)]
+struct Line {
+    head: String,
+    blocks: String,
+}
+
+impl Line {
+    fn is(&self, theirs: &str) -> bool {
+        let blocks = theirs.find(", blkref #").map_or("", |at| &theirs[at..]);
+        theirs.starts_with(&self.head) && blocks == self.blocks
+    }
+}
+
+struct Lines {
+    version: WalVersion,
+    body: Vec<u8>,
+    lines: Vec<Line>,
+}
+
+impl Visitor for Lines {
+    fn body(&mut self, bytes: &[u8]) {
+        self.body.extend_from_slice(bytes);
+    }
+
+    fn record(&mut self, record: &Record) {
+        let body = RecordBody::read(&self.body, self.version);
+        let body = body.unwrap_or_else(|error| panic!("{}: {error}", record.lsn));
+        self.lines.push(line(record, &body));
+        self.body.clear();
+    }
+
+    fn dropped(&mut self, _lsn: Lsn) {
+        self.body.clear();
+    }
+}
+
+/// `XLogDumpDisplayRecord` of pg_waldump.c, 14–18.
+fn line(record: &Record, body: &RecordBody<'_>) -> Line {
+    let header = &record.header;
+    let images = body.blocks.iter().filter_map(|block| block.image.as_ref());
+    let image_bytes: usize = images.map(|image| image.bytes.len()).sum();
+    let without_images = header.total_len - u32::try_from(image_bytes).must();
+    let head = format!(
+        "rmgr: {:<11} len (rec/tot): {without_images:>6}/{:>6}, tx: {:>10}, lsn: {}, prev {}, desc: ",
+        header.rmgr.to_string(),
+        header.total_len,
+        header.xid,
+        padded(record.lsn),
+        padded(header.prev),
+    );
+    let mut blocks = String::new();
+    for block in &body.blocks {
+        let rel = &block.locator;
+        let (id, spc, db, number) = (block.id, rel.tablespace, rel.database, rel.relation);
+        let _ = write!(blocks, ", blkref #{id}: rel {spc}/{db}/{number}");
+        if block.fork != 0 {
+            let fork = FORKS.get(usize::from(block.fork)).copied();
+            let _ = write!(blocks, " fork {}", fork.unwrap_or("unknown"));
+        }
+        let _ = write!(blocks, " blk {}", block.block);
+        blocks.push_str(match &block.image {
+            Some(image) if image.apply => " FPW",
+            Some(_) => " FPW for WAL verification",
+            None => "",
+        });
+    }
+    Line { head, blocks }
+}
+
+fn padded(lsn: Lsn) -> String {
+    format!("{:X}/{:08X}", lsn.as_u64() >> 32, lsn.as_u64() & 0xFFFF_FFFF)
+}
+
+/// Decodes the corpus up to its end, which lies in the last segment.
+fn decode(corpus: &Corpus, major: u32) -> Vec<Line> {
+    let size = SegmentSize::new(u64::from(corpus.segment_size_mb) << 20).must();
+    let geometry = Geometry::new(size);
+    let expect = Expect { geometry, timeline: TimelineId::FIRST, system_id: None };
+    let start: Lsn = corpus.start_lsn.parse().must();
+    let mut validator = Validator::new(expect, start);
+    let version = WalVersion::from_major(major).unwrap_or_else(|| panic!("no version {major}"));
+    let mut lines = Lines { version, body: Vec::new(), lines: Vec::new() };
+    let segments = corpus.segments().must();
+    for (index, path) in segments.iter().enumerate() {
+        let bytes = fs::read(path).must();
+        if let Err(error) = validator.feed(&bytes, &mut lines) {
+            assert_eq!(index + 1, segments.len(), "{}: {error}", path.display());
+        }
+    }
+    let end: Lsn = corpus.end_lsn.parse().must();
+    assert!(validator.proved().0 >= end, "proved up to {:?} of {end}", validator.proved());
+    assert_eq!(validator.version(), Some(version));
+    lines.lines
+}
+
+fn waldump(install: &Install, corpus: &Corpus) -> String {
+    let mut waldump = install.client_command("pg_waldump");
+    waldump.args(["--start", &corpus.start_lsn, "--path"]).arg(corpus.dir());
+    // It ends by complaining that there is no more.
+    let output = run_unchecked(&mut waldump, "", WALDUMP_LIMIT, "pg_waldump").must();
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}

@@ -1,0 +1,15 @@
+//! Real servers of 14–18 and the real `seawall` program (`cargo build -p seawall` first).
+//!
+//! Everything asked is asked of what a user has: the program's exit codes, the archive's files,
+//! the server's views, and PostgreSQL's own pg_waldump. Complete on the oldest and the newest
+//! version, shorter on the ones between; complete on all with `SEAWALL_FULL=1`.
+
+mod common;
+
+mod alignment;
+mod decoding;
+mod faults;
+mod network;
+mod restart;
+mod streaming;
+mod synchronous;
