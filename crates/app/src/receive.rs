@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use archive::{Archive, Options};
+use archive::{Archive, ArchiveError, Options};
 use disk::{RealDisk, RealFiles};
 use runtime::{Ended, Receive};
 use tokio::signal::unix::{SignalKind, signal};
@@ -26,7 +26,13 @@ pub(crate) fn run(args: &ReceiveArgs) -> Result<(), Failure> {
         );
     }
     // Locked before connecting: a second receiver is told so at once.
-    let claim = Archive::claim(Arc::new(RealFiles::new(args.archive.clone())), &holder())?;
+    let files = Arc::new(RealFiles::new(args.archive.clone()));
+    let claim = Archive::claim(files, &holder()).map_err(|error| match error {
+        ArchiveError::Disk(error) => {
+            Failure::failed(format!("the archive {}: {error}", args.archive.display()))
+        }
+        error => error.into(),
+    })?;
     let mut talk = Talk::new(&args.archive, args.json, live);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

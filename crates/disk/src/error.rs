@@ -37,7 +37,7 @@ pub enum ErrorKind {
 ///
 /// Reads as `fsync of wal/000000010000000000000001: Input/output error (os error 5)`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{op} of {}: {message}", path.display())]
+#[error("{op} of {}: {message}", shown(path).display())]
 pub struct DiskError {
     /// The operation as a word for people: `fsync`, `write`, `rename`.
     pub op: &'static str,
@@ -49,6 +49,11 @@ pub struct DiskError {
     pub errno: Option<i32>,
     /// What happened.
     pub message: String,
+}
+
+/// The root itself has the empty path, which nobody would see.
+fn shown(path: &Path) -> &Path {
+    if path.as_os_str().is_empty() { Path::new(".") } else { path }
 }
 
 impl DiskError {

@@ -236,7 +236,8 @@ impl Writer {
                 self.has_room();
             }
             (Pending::Renamed { number }, _) => {
-                if let Some(segment) = self.segment(number) {
+                let named = self.segment(number).filter(|segment| !segment.is_renamed());
+                if let Some(segment) = named {
                     segment.name = Name::Renamed;
                 }
             }

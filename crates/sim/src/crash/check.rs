@@ -1,4 +1,7 @@
 //! What must hold of an archive: its bytes are the primary's, its names are what was said.
+//!
+//! All reading is done on a copy of the disk, so that a fault which is still to come hits the
+//! archive and not the check.
 
 use std::path::Path;
 
@@ -16,6 +19,7 @@ pub(super) fn sealed(
     ledger: &Ledger,
     trouble: Trouble,
 ) -> Result<(), Violation> {
+    let disk = &disk.kill();
     for number in &ledger.sealed {
         let path = path(primary, WalFileName::segment(primary.timeline(), *number));
         // What isn't settled may be wrong where the stream was, and may be withdrawn.
@@ -46,6 +50,7 @@ pub(super) fn resumed(
     resume: &Resume,
     trouble: Trouble,
 ) -> Result<(), Violation> {
+    let disk = &disk.kill();
     let proved = resume.proved();
     let wrong = |what: String| Err(Violation::new(what).logged(disk));
     if proved < ledger.flush {
@@ -83,6 +88,7 @@ pub(super) fn converged(
     archive: &Archive,
     trouble: Trouble,
 ) -> Result<(), Violation> {
+    let disk = &disk.kill();
     let size = primary.segment_size();
     let timeline = primary.timeline();
     let mut expected = Vec::new();
@@ -139,6 +145,7 @@ fn same(
 
 /// Every segment's name and bytes, to show that nothing has changed.
 pub(super) fn contents(disk: &SimDisk) -> Vec<(String, Vec<u8>)> {
+    let disk = disk.kill();
     let mut names = disk.names(Path::new(Layout::WAL)).unwrap_or_default();
     names.retain(|name| !name.starts_with('.'));
     let read = |name: String| {

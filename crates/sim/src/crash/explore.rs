@@ -12,6 +12,9 @@ const EARLY_OPERATIONS: u64 = 14;
 /// Times that a stream is withdrawn or a disk mended in one session before it counts as a loop.
 const MAX_RESTARTS: u32 = 8;
 
+/// How often the first start is crashed at each of its operations.
+const MAKING_SEEDS: u64 = 3;
+
 /// A way to die.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cut {
@@ -93,7 +96,12 @@ impl<'a> Explorer<'a> {
     pub fn explore(&mut self, disk: SimDisk) -> Result<(), Violation> {
         let ledger = Ledger::new(self.primary.start());
         let seed = self.rng.next();
-        self.cut_recovery(|| disk.kill(), &ledger, seed)?;
+        if self.plan.recovery > 0 {
+            // The archive is being made: a moment only, but every state of it.
+            for _ in 0..MAKING_SEEDS {
+                self.cut_recovery(|| disk.kill(), &ledger, seed, true)?;
+            }
+        }
         let session = Session::start(self.primary, disk, self.setup, ledger, seed, false);
         let mut session = session.map_err(SessionError::into_violation)?;
         let mut restarts = 0;
@@ -153,9 +161,11 @@ impl<'a> Explorer<'a> {
             left.write = left.flush;
         }
         if self.plan.recovery > 0 && self.rng.below(self.plan.recovery) == 0 {
-            self.cut_recovery(|| cut.apply(disk, ledger, seed).0, &left, seed)?;
+            self.cut_recovery(|| cut.apply(disk, ledger, seed).0, &left, seed, false)?;
         }
         let again = self.plan.again > 0 && self.rng.below(self.plan.again) == 0;
+        // A kill alone shows little: what the next process finds isn't durable yet.
+        let again = again || (self.plan.again > 0 && cut == Cut::Kill);
         self.recover(booted, left, again)
     }
 
@@ -224,6 +234,7 @@ impl<'a> Explorer<'a> {
         disk: impl Fn() -> SimDisk,
         ledger: &Ledger,
         seed: u64,
+        again: bool,
     ) -> Result<(), Violation> {
         for at in 0.. {
             let disk = disk();
@@ -236,12 +247,10 @@ impl<'a> Explorer<'a> {
                 Err(_) if disk.is_off() => {}
                 Err(error) => return Err(error.into_violation()),
             }
-            let cut = Cut::ALL[self.rng.index(Cut::ALL.len())];
-            if cut.lies() {
-                continue;
-            }
+            let cuts = [Cut::ALL[0], Cut::ALL[1], Cut::Kill];
+            let cut = cuts[self.rng.index(cuts.len())];
             let (disk, ledger) = cut.apply(&disk, ledger, self.rng.next());
-            self.recover(disk, ledger, false).map_err(|violation| {
+            self.recover(disk, ledger, again && cut == Cut::Kill).map_err(|violation| {
                 violation.within(format_args!("{cut:?} in recovery, after operation {at}"))
             })?;
         }

@@ -333,7 +333,9 @@ impl<'a> Session<'a> {
     }
 
     fn is_done(&self) -> bool {
+        // Also by the writer itself: a rule that says too much must not end it early.
         self.ledger.flush == self.primary.end()
+            && self.writer.acknowledgement().is_some_and(|ack| ack.flush == self.primary.end())
             && self.writer.received() == self.primary.end()
             && !self.writer.is_busy()
             && self.disk.pending() == 0

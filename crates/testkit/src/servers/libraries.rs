@@ -1,8 +1,9 @@
 //! The system libraries that the fetched servers need: found missing by `ldd`, named with their
-//! Debian packages, installed when this process is root.
+//! Debian packages, installed when this process is root. And a test's system programs likewise.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::env;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -69,6 +70,25 @@ pub(super) fn ensure(place: &Place, version: &'static str, prefix: &Path) -> Res
     }
     complete.insert(version);
     Ok(())
+}
+
+/// Where a system program is that a test runs beside the servers, such as strace; installed with
+/// its Debian package when it is missing and this process is root.
+pub fn system_program(name: &str, package: &str) -> Result<PathBuf, Error> {
+    let find = || {
+        let path = env::var_os("PATH").unwrap_or_default();
+        env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.is_file())
+    };
+    if let Some(found) = find() {
+        return Ok(found);
+    }
+    let _lock = Place::prepare()?.lock("apt")?;
+    if is_root() && find().is_none() {
+        apt_install(&[package])?;
+    }
+    find().ok_or_else(|| {
+        Error::Other(format!("no {name} on this system: apt-get install -y {package}"))
+    })
 }
 
 fn missing(prefix: &Path) -> Result<BTreeSet<String>, Error> {

@@ -25,6 +25,7 @@ use std::process::Command;
 use self::place::Place;
 
 pub use crate::Error as ServersError;
+pub use libraries::system_program;
 pub use server::{PgConnection, Server, ServerOptions, StopMode};
 pub use wal_names::{
     is_segment_name, lsn_text, parse_lsn, segment_size_in, segment_start, segments_in,
