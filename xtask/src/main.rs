@@ -8,6 +8,7 @@
 
 mod demo;
 mod no_c;
+mod proof;
 mod steps;
 mod test;
 
@@ -32,6 +33,12 @@ cargo xtask test [--full] [FILTER]
 cargo xtask fetch
     Fetches PostgreSQL 14 to 18 into the cache, for runs with SEAWALL_OFFLINE=1.
 
+cargo xtask crashpoints|iofaults|mutants|sim [--seed FIRST] [--count N]
+    The archive on a simulated disk, at length: a crash after every operation (N states), every
+    fault at every operation (N faults), each bug of a list until it is caught (N seeds for each),
+    some of everything (N seeds). Counts are printed as one line of JSON, and what failed with its
+    seed.
+
 cargo xtask bench NAME [ARGS...]
     seawall beside pg_receivewal: catchup, sync, memory.
 ";
@@ -47,6 +54,10 @@ fn main() -> ExitCode {
         "test" => test::run_tests(rest),
         "fetch" => fetch(),
         "bench" => bench(rest),
+        "crashpoints" => proof::crashpoints(rest),
+        "iofaults" => proof::iofaults(rest),
+        "mutants" => proof::mutants(rest),
+        "sim" => proof::simulate(rest),
         "help" | "--help" | "-h" => {
             print!("{HELP}");
             Ok(())

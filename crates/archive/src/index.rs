@@ -91,17 +91,21 @@ impl IndexEntry {
         self.last = record.lsn;
         // A segment of 1 GiB has room for 2^25.5 records of 24 bytes.
         self.records = self.records.saturating_add(1);
-        match record.notable {
-            Some(Notable::Commit { time } | Notable::Abort { time }) => {
+    }
+
+    /// Takes what is notable of such a record.
+    fn add_notable(&mut self, record: &Record, notable: &Notable) {
+        match *notable {
+            Notable::Commit { time } | Notable::Abort { time } => {
                 self.ends = self.ends.saturating_add(1);
                 let (least, greatest) = self.times.unwrap_or((time, time));
                 self.times = Some((least.min(time), greatest.max(time)));
             }
-            Some(Notable::Checkpoint { redo, .. }) => {
+            Notable::Checkpoint { redo, .. } => {
                 self.checkpoints = self.checkpoints.saturating_add(1);
                 (self.checkpoint, self.redo) = (record.lsn, redo);
             }
-            Some(Notable::RestorePoint { .. }) => {
+            Notable::RestorePoint { .. } => {
                 if self.restore_points == 0 {
                     self.restore_point = record.lsn;
                 }
@@ -211,6 +215,13 @@ impl Visitor for IndexBuilder {
                 entry.add(record);
                 self.open.push_back(entry);
             }
+        }
+    }
+
+    fn notable(&mut self, record: &Record, notable: &Notable) {
+        // The record before was this one, so that its segment's entry is the last.
+        if let Some(entry) = self.open.back_mut() {
+            entry.add_notable(record, notable);
         }
     }
 }

@@ -2,8 +2,12 @@
 //!
 //! A segment's life: a temporary file is allocated ahead; it becomes `X.partial` when the stream
 //! gets there; bytes are written and synced; once all of them are durable and every record that
-//! *ends* in it is proved it is **sealed**, by renaming it to `X`; once the record that runs over
-//! its end is proved too it is **settled**, and its entry goes into the index.
+//! *ends* in it is proved it is **sealed**, by renaming it to `X`, in the order of the segments;
+//! once the record that runs over its end is proved too it is **settled**, and its entry goes into
+//! the index.
+//!
+//! Which syncs that takes is no guess: `sim::crash::mutants` leaves out each of them in turn, and
+//! a simulated loss of power shows what is lost then.
 //!
 //! - [`Archive`] opens and locks a directory, and says where streaming goes on ([`Resume`]).
 //! - [`Writer`] is the hot path, without I/O: bytes go in, disk operations come out, and

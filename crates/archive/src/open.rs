@@ -153,7 +153,8 @@ impl Archive {
         for name in later.iter().rev() {
             let name = name.display(size).to_string();
             let path = Path::new(Layout::WAL).join(&name);
-            let moved = self.quarantine(&path, &format!("{name}.unproved-at-{}", file_lsn(proved)))?;
+            let moved =
+                self.quarantine(&path, &format!("{name}.unproved-at-{}", file_lsn(proved)))?;
             if moved.is_none() {
                 self.files.remove(&path)?;
             }

@@ -223,9 +223,9 @@ impl Archive {
         notes: &mut Vec<String>,
     ) -> Result<Option<Found>, ArchiveError> {
         let mut segments = self.numbers(timeline)?;
-        let hole = segments.windows(2).position(
-            |pair| matches!(pair, [(before, _), (after, _)] if *after > before.next()),
-        );
+        let hole = segments
+            .windows(2)
+            .position(|pair| matches!(pair, [(before, _), (after, _)] if *after > before.next()));
         if let Some(hole) = hole {
             let behind = segments.split_off(hole + 1);
             let (before, _) = segments[hole];

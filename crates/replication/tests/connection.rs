@@ -56,7 +56,7 @@ fn connected(now: Instant) -> Connection {
     put(&mut connection, &frame(b'S', b"server_version\x0018.6\0"), now).unwrap();
     put(&mut connection, &frame(b'Z', b"I"), now).unwrap();
     let Some(Event::Ready(info)) = connection.poll_event() else { panic!("not ready") };
-    assert_eq!(info.version.map(|version| version.num()), Some(180_006));
+    assert_eq!(info.version.map(pg_types::ServerVersion::num), Some(180_006));
     connection
 }
 
@@ -235,7 +235,7 @@ fn end_of_timeline() -> Vec<u8> {
     .concat()
 }
 
-fn check_end_of_timeline(event: Option<Event>) {
+fn check_end_of_timeline(event: Option<&Event>) {
     let Some(Event::EndOfTimeline(end)) = event else { panic!("{event:?}") };
     assert_eq!((end.next_timeline.as_u32(), end.switch_point), (2, Lsn::new(0x300_0100)));
 }
@@ -248,7 +248,7 @@ fn a_timelines_end_is_told_after_copy_done() {
     put(&mut connection, &frame(b'c', b""), now).unwrap();
     assert_eq!(transmitted(&mut connection), frontend::copy_done());
     put(&mut connection, &end_of_timeline(), now).unwrap();
-    check_end_of_timeline(connection.poll_event());
+    check_end_of_timeline(connection.poll_event().as_ref());
 }
 
 #[test]
@@ -257,7 +257,7 @@ fn a_start_exactly_at_the_timelines_end_has_no_stream() {
     let mut connection = connected(now);
     connection.start_streaming("START_REPLICATION 0/3000000 TIMELINE 1", START);
     put(&mut connection, &end_of_timeline(), now).unwrap();
-    check_end_of_timeline(connection.poll_event());
+    check_end_of_timeline(connection.poll_event().as_ref());
 }
 
 #[test]

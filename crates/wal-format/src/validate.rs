@@ -10,7 +10,7 @@
 
 use pg_types::{Geometry, Lsn, Proved, SystemId, TimelineId};
 
-use crate::crc::Crc32c;
+use crate::crc::{self, Crc32c};
 use crate::notable::{self, Notable, PREFIX_LEN, is_switch};
 use crate::record::{MAX_RECORD_LEN, RECORD_HEADER_LEN, RecordHeader};
 use crate::{
@@ -38,8 +38,6 @@ pub struct Record {
     pub end: Lsn,
     /// Its header; the CRC held.
     pub header: RecordHeader,
-    /// What an index wants to know of it.
-    pub notable: Option<Notable>,
 }
 
 /// Is shown what passes. Every method has an empty body of its own.
@@ -48,6 +46,8 @@ pub trait Visitor {
     fn body(&mut self, _bytes: &[u8]) {}
     /// The record whose body just passed is proved.
     fn record(&mut self, _record: &Record) {}
+    /// What an index wants to know of the record that was just proved.
+    fn notable(&mut self, _record: &Record, _notable: &Notable) {}
     /// The record whose body was passing won't be finished: its server crashed
     /// (overwrite-contrecord).
     fn dropped(&mut self, _lsn: Lsn) {}
@@ -92,9 +92,16 @@ enum State {
     /// A record's body.
     Body(Running),
     /// Zeros up to the next 8-aligned position; then the record, if there is one, is proved.
-    Padding { until: Lsn, record: Option<Record> },
+    Padding { until: Lsn, record: Option<Finished> },
     /// Zeros up to the segment's end, after XLOG_SWITCH.
     SwitchPadding { until: Lsn },
+}
+
+/// A record whose CRC held, and whose padding is still to come.
+#[derive(Clone, Copy, Debug)]
+struct Finished {
+    record: Record,
+    notable: Option<Notable>,
 }
 
 /// A record in the middle of its body.
@@ -158,7 +165,7 @@ impl Validator {
         match &self.state {
             State::Header { lsn, bytes } => (!bytes.is_empty()).then_some(*lsn),
             State::Body(running) => Some(running.lsn),
-            State::Padding { record, .. } => record.map(|record| record.lsn),
+            State::Padding { record, .. } => record.map(|finished| finished.record.lsn),
             State::Start | State::Skip { .. } | State::SwitchPadding { .. } => None,
         }
     }
@@ -255,8 +262,7 @@ impl Validator {
                 let used = running.feed(bytes, visitor);
                 if running.remaining == 0 {
                     let end = self.position.saturating_add(used as u64);
-                    let record = running.finish(end)?;
-                    self.state = State::Padding { until: record.end, record: Some(record) };
+                    self.state = running.finish(end)?;
                 }
                 used
             }
@@ -323,16 +329,14 @@ impl Validator {
             let (_, body) = record_bytes.split_at_checked(RECORD_HEADER_LEN).unwrap_or_default();
             let (_, padding) =
                 padded_bytes.split_at_checked(record_bytes.len()).unwrap_or_default();
-            let mut crc = Crc32c::new();
-            crc.update(body);
-            check_crc(lsn, crc, header_bytes, &header)?;
+            check_crc(lsn, crc::record(body, covered_last(header_bytes)), &header)?;
             if padding.iter().any(|byte| *byte != 0) {
                 return Err(DecodeError { at: lsn, kind: DecodeErrorKind::Padding });
             }
             visitor.body(body);
-            let record = Record { lsn, end, header, notable: Notable::of(&header, body) };
+            let notable = Notable::of(&header, body);
             self.advance(padded);
-            self.prove(&record, visitor)?;
+            self.prove(&Record { lsn, end, header }, notable.as_ref(), visitor)?;
             rest = after;
         }
         Ok(bytes.len().saturating_sub(rest.len()))
@@ -350,12 +354,8 @@ impl Validator {
             self.check_header(lsn, &header)?;
             let end = self.position.saturating_add(used as u64);
             let running = Running::new(lsn, header, header_bytes);
-            self.state = if running.remaining == 0 {
-                let record = running.finish(end)?;
-                State::Padding { until: record.end, record: Some(record) }
-            } else {
-                State::Body(running)
-            };
+            self.state =
+                if running.remaining == 0 { running.finish(end)? } else { State::Body(running) };
         }
         Ok(used)
     }
@@ -385,22 +385,30 @@ impl Validator {
         let record = *record;
         self.state = State::Header { lsn: *until, bytes: Gathered::new() };
         match record {
-            Some(record) => self.prove(&record, visitor),
+            Some(Finished { record, notable }) => self.prove(&record, notable.as_ref(), visitor),
             None => Ok(()),
         }
     }
 
-    fn prove(&mut self, record: &Record, visitor: &mut impl Visitor) -> Result<(), DecodeError> {
-        if let Some(broken) = self.overwritten.take() {
-            let names = Some(Notable::OverwriteContrecord { overwritten: broken });
-            if record.notable != names {
-                let kind = DecodeErrorKind::OverwriteMissing { record: broken };
-                return Err(DecodeError { at: record.lsn, kind });
-            }
+    #[inline]
+    fn prove(
+        &mut self,
+        record: &Record,
+        notable: Option<&Notable>,
+        visitor: &mut impl Visitor,
+    ) -> Result<(), DecodeError> {
+        if let Some(broken) = self.overwritten.take()
+            && notable != Some(&Notable::OverwriteContrecord { overwritten: broken })
+        {
+            let kind = DecodeErrorKind::OverwriteMissing { record: broken };
+            return Err(DecodeError { at: record.lsn, kind });
         }
         self.proved = record.end;
         self.last_record = Some(record.lsn);
         visitor.record(record);
+        if let Some(notable) = notable {
+            visitor.notable(record, notable);
+        }
         if is_switch(&record.header) {
             let segment_size = self.expect.geometry.segment_size;
             if record.end.segment_offset(segment_size) != 0 {
@@ -571,22 +579,26 @@ impl Running {
         used
     }
 
-    fn finish(&self, end: Lsn) -> Result<Record, DecodeError> {
-        check_crc(self.lsn, self.crc, &self.header_bytes, &self.header)?;
+    /// The record whose last byte lies before `end`, if its CRC holds.
+    fn finish(&self, end: Lsn) -> Result<State, DecodeError> {
+        let mut crc = self.crc;
+        crc.update(covered_last(&self.header_bytes));
+        check_crc(self.lsn, crc.value(), &self.header)?;
         let notable = Notable::of(&self.header, self.prefix.as_slice());
-        Ok(Record { lsn: self.lsn, end: end.max_align(), header: self.header, notable })
+        let record = Record { lsn: self.lsn, end: end.max_align(), header: self.header };
+        Ok(State::Padding { until: record.end, record: Some(Finished { record, notable }) })
     }
 }
 
-fn check_crc(
-    lsn: Lsn,
-    mut crc: Crc32c,
-    header_bytes: &[u8; RECORD_HEADER_LEN],
-    header: &RecordHeader,
-) -> Result<(), DecodeError> {
-    let [covered @ .., _, _, _, _] = header_bytes;
-    crc.update(covered);
-    let (got, expected) = (crc.value(), header.crc);
+/// The part of a header that the CRC covers, behind the body: all but the CRC itself.
+#[inline]
+fn covered_last(header: &[u8; RECORD_HEADER_LEN]) -> &[u8; RECORD_HEADER_LEN - 4] {
+    header.first_chunk().unwrap_or(&[0; RECORD_HEADER_LEN - 4])
+}
+
+#[inline]
+fn check_crc(lsn: Lsn, got: u32, header: &RecordHeader) -> Result<(), DecodeError> {
+    let expected = header.crc;
     if got == expected {
         Ok(())
     } else {

@@ -14,7 +14,7 @@ use crate::common::{LIMIT, Must, Receiver, ReceiverOptions, on_each_major, scrat
 
 /// No commit takes as long, whatever the disk does: timers in receiver and server that would be
 /// noticed so are those of keepalives and status reports, 10 s and more.
-const SLOW: Duration = Duration::from_secs(2);
+const SLOW: Duration = Duration::from_secs(4);
 
 /// The receiver's shortest timer is 50 ms; what one of a few tries is faster than waits for none.
 const TIMER: Duration = Duration::from_millis(45);
@@ -122,7 +122,7 @@ impl Client {
     fn room(&self, from: Lsn, to: Lsn) -> u64 {
         let (mut at, to, mut room) = (from.as_u64(), to.as_u64(), 0);
         while at < to {
-            if at % PAGE == 0 {
+            if at.is_multiple_of(PAGE) {
                 at += self.page_header_len(at);
             }
             let until = (at - at % PAGE + PAGE).min(to);
@@ -133,7 +133,7 @@ impl Client {
     }
 
     fn page_header_len(&self, page: u64) -> u64 {
-        if page % self.segment_size == 0 { 40 } else { 24 }
+        if page.is_multiple_of(self.segment_size) { 40 } else { 24 }
     }
 
     /// Makes a commit that ends in such a place until one is fast.
@@ -186,7 +186,7 @@ impl Client {
             };
             let record = self.room(from, Lsn::new(target)) - self.commit_len;
             let (_, took) = self.emit("true", record - HEADER_LEN - LONG_DATA_LEN - MESSAGE_LEN);
-            if self.lsn("pg_current_wal_flush_lsn").as_u64() == target && end % unit == 0 {
+            if self.lsn("pg_current_wal_flush_lsn").as_u64() == target && end.is_multiple_of(unit) {
                 return took;
             }
         }
@@ -204,9 +204,8 @@ impl Client {
             // And one that no commit follows.
             let switched = self.lsn("pg_switch_wal").as_u64();
             let end = Lsn::new(switched.next_multiple_of(self.segment_size));
-            let acknowledged = format!(
-                "EXISTS (SELECT FROM pg_stat_replication WHERE flush_lsn >= '{end}')"
-            );
+            let acknowledged =
+                format!("EXISTS (SELECT FROM pg_stat_replication WHERE flush_lsn >= '{end}')");
             primary.wait_until("the padding's acknowledgement", SLOW, &acknowledged).must();
         }
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use pg_types::{Geometry, Lsn, SegmentSize, TimelineId};
 use testkit::corpus::{self, Corpus, CorpusOptions};
 use testkit::process::run_unchecked;
-use testkit::servers::{Install, full};
+use testkit::servers::Install;
 use wal_format::{Expect, Record, RecordBody, Validator, Visitor, WalVersion};
 
 use crate::common::{Must, on_each_major, pg};
@@ -26,14 +26,11 @@ fn small_segments(major: u32) {
     check(major, &CorpusOptions { segment_size_mb: 1, conf: Vec::new() });
 }
 
-/// With compressed page images, where they aren't many versions' default.
+/// With page images compressed by what the version has beside pglz, if anything.
 fn usual_segments(major: u32) {
-    // The versions between have their short run in the small segments.
-    if full(major) {
-        let method = if major >= 15 { "lz4" } else { "on" };
-        let conf = vec![format!("wal_compression = {method}")];
-        check(major, &CorpusOptions { segment_size_mb: 16, conf });
-    }
+    let method = if major >= 15 { "lz4" } else { "on" };
+    let conf = vec![format!("wal_compression = {method}")];
+    check(major, &CorpusOptions { segment_size_mb: 16, conf });
 }
 
 fn check(major: u32, options: &CorpusOptions) {

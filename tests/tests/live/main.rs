@@ -7,7 +7,9 @@
 mod common;
 
 mod alignment;
+mod connecting;
 mod decoding;
+mod disk_full;
 mod faults;
 mod memory;
 mod network;
@@ -19,3 +21,4 @@ mod slots;
 mod strace;
 mod streaming;
 mod synchronous;
+mod upstream;

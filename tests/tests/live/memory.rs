@@ -30,7 +30,8 @@ fn assert_small(receiver: &Running, when: &str) {
 }
 
 fn sealed_segments(wal_dir: &Path) -> usize {
-    let names = fs::read_dir(wal_dir).must().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let names =
+        fs::read_dir(wal_dir).must().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
     names.filter(|name| is_segment_name(name)).count()
 }
 
@@ -63,8 +64,7 @@ fn a_record_of_600_mb_and_a_gigabyte_of_wal() {
     let slot = ["slot", "create", "late", "-d", &server.conninfo()];
     ended(&mut seawall(&slot)).is_well();
     let archive = scratch.path().join("archive");
-    let mut receiver =
-        Receiver::start_synchronous(&server, &archive, &ReceiverOptions::default());
+    let mut receiver = Receiver::start_synchronous(&server, &archive, &ReceiverOptions::default());
     let before = sealed_segments(&receiver.wal_dir());
 
     let mut session = Session::open(server.connection(), "SELECT 1").must();

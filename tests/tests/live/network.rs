@@ -83,8 +83,7 @@ fn single_bytes_are_put_together() {
     let server = server(18, 1, &[]);
     let dribble = |bytes| Action::Dribble { bytes, pause: Duration::ZERO };
     let slow = Action::Dribble { bytes: 300, pause: Duration::from_millis(1) };
-    let faults =
-        [(0x1_0000, dribble(100_000)), (0x0f_ff80, slow), (0x30_0000, dribble(30_000))];
+    let faults = [(0x1_0000, dribble(100_000)), (0x0f_ff80, slow), (0x30_0000, dribble(30_000))];
     let proxy = survives(&server, &faults, &[(0, dribble(1200))]);
     assert_eq!(proxy.connections(), 1, "nothing was wrong with the connection");
 }
@@ -105,6 +104,21 @@ fn a_silent_connection_is_given_up() {
     assert_eq!(proxy.connections(), 2, "silence for twice wal_sender_timeout is an end");
     let stalled = proxy.fired()[0].when;
     let next = proxy.statuses().into_iter().find(|status| status.connection == 1);
-    let pause = next.map(|status| status.when.duration_since(stalled)).unwrap_or(LIMIT);
+    let pause = next.map_or(LIMIT, |status| status.when.duration_since(stalled));
     assert!(pause < Duration::from_secs(10), "{pause:?}");
+}
+
+#[test]
+fn a_server_that_falls_silent_before_the_stream_holds_no_stop_up() {
+    let (server, scratch) = (server(18, 1, &[]), scratch());
+    // While authenticating, and in the answers to each of the commands before the stream.
+    for byte in [5, 350, 440, 520, 600, 690] {
+        let proxy = Proxy::start(server.port()).must();
+        proxy.add(Fault { at: At::Byte(byte), action: Action::Stall, times: 1 });
+        let options = ReceiverOptions { port: Some(proxy.port()), ..ReceiverOptions::default() };
+        let archive = scratch.path().join(byte.to_string());
+        let receiver = Receiver::start(&server, &archive, &options);
+        proxy.wait_until("the stall", LIMIT, |proxy| !proxy.fired().is_empty()).must();
+        receiver.stop();
+    }
 }

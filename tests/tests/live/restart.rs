@@ -13,8 +13,8 @@ use testkit::process::Running;
 use testkit::servers::{PgConnection, Server, full};
 
 use crate::common::{
-    Decoded, LIMIT, Must, Random, Receiver, ReceiverOptions, SLOT, Segments,
-    compare_with_primary, on_each_major, restart_lsn, scratch, server, server_flush,
+    Decoded, LIMIT, Must, Random, Receiver, ReceiverOptions, SLOT, Segments, compare_with_primary,
+    on_each_major, restart_lsn, scratch, server, server_flush,
 };
 
 /// Now and then a record over several segments.

@@ -97,13 +97,15 @@ fn end_position(major: u32) {
         let proved = Decoded::of(&receiver.wal_dir()).proved;
         compare_with_primary(&receiver.wal_dir(), &primary, proved);
         if *name == "odd" {
-            assert!(proved.saturating_add(64) > end, "{end} is asked for, {proved} is proved");
+            // It may end before the record that the position is in, a checkpoint's at the longest.
+            assert!(proved.saturating_add(256) > end, "{end} is asked for, {proved} is proved");
         } else {
             assert!(proved >= end, "{end} is asked for, {proved} is proved");
             let keeps = restart_lsn(&primary);
             assert!(keeps >= end, "{end} was reached, and {keeps} was acknowledged last");
         }
-        let inactive = format!("SELECT NOT active FROM pg_replication_slots WHERE slot_name = '{SLOT}'");
+        let inactive =
+            format!("SELECT NOT active FROM pg_replication_slots WHERE slot_name = '{SLOT}'");
         primary.wait_until("the slot to be free", LIMIT, &inactive).must();
         primary.sql(&format!("SELECT pg_drop_replication_slot('{SLOT}')")).must();
     }

@@ -252,7 +252,10 @@ impl Writer {
         let ready = self.validator.proved().0 >= self.floor && same;
         ready.then(|| {
             let Positions { written, durable, .. } = self.positions();
-            Acknowledgement { write: self.proved_before(written.0), flush: self.proved_before(durable.0) }
+            Acknowledgement {
+                write: self.proved_before(written.0),
+                flush: self.proved_before(durable.0),
+            }
         })
     }
 

@@ -8,7 +8,8 @@ use pg_types::{Lsn, SegmentNumber};
 
 use super::segment::{Name, Prepared, Segment};
 use super::{
-    CATCH_UP_SYNC_BYTES, Difference, Event, FULL_DISK_RETRY, MAX_SEGMENTS, PREPARE_WITHIN_BYTES, Stop, Writer,
+    CATCH_UP_SYNC_BYTES, Difference, Event, FULL_DISK_RETRY, MAX_SEGMENTS, PREPARE_WITHIN_BYTES,
+    Stop, Writer,
 };
 use crate::Layout;
 use crate::index::ENTRY_LEN;
@@ -26,7 +27,7 @@ pub(super) enum Pending {
     SegmentSync { number: SegmentNumber, until: u64 },
     /// Reading what is stored, to compare it with what came.
     Compare { from: Lsn, until: Lsn, came: AlignedBuf },
-    /// The next segment's file is allocated and synced.
+    /// The next segment's file is allocated.
     Prepare { number: SegmentNumber, file: FileId },
     /// A file is called `.partial`.
     Renamed { number: SegmentNumber },
@@ -68,13 +69,9 @@ impl Writer {
         let size = self.layout.segment_size.bytes();
         self.prepared = Prepared::UnderWay(number);
         let create = Op::Create { file, path, size, access: Access::Direct };
-        let ready = Pending::Prepare { number, file };
-        let chain = if self.options.sync {
-            vec![(create, Pending::Step), (Op::SyncAll { file }, ready)]
-        } else {
-            vec![(create, ready)]
-        };
-        self.submit(Lane::Meta, chain);
+        // Not synced by itself: the first fdatasync of its bytes makes its length durable too, and
+        // until then it holds nothing that was promised.
+        self.submit(Lane::Meta, vec![(create, Pending::Prepare { number, file })]);
     }
 
     /// Opens the `.partial` that the archive ends with.
@@ -221,15 +218,15 @@ impl Writer {
             (Pending::Compare { from, until, came }, Outcome::Read(stored, len)) => {
                 self.comparing -= 1;
                 let wanted = usize::try_from(until.saturating_since(from)).unwrap_or(usize::MAX);
-                let stored_len = len.min(wanted);
-                let pairs = came.iter().zip(stored.iter()).take(stored_len);
-                let same = pairs.take_while(|(came, stored)| came == stored).count();
-                self.ring.release(came);
-                self.ring.release(stored);
-                if same < wanted {
+                let stored_bytes = stored.get(..len.min(wanted)).unwrap_or_default();
+                if came.get(..wanted) != Some(stored_bytes) {
+                    let pairs = came.iter().zip(stored_bytes);
+                    let same = pairs.take_while(|(came, stored)| came == stored).count();
                     let at = from.saturating_add(same as u64);
                     self.differs.get_or_insert(Difference { from, until, at });
                 }
+                self.ring.release(came);
+                self.ring.release(stored);
             }
             (Pending::Prepare { number, file }, _) => {
                 self.prepared = Prepared::Ready(number, file);
@@ -282,11 +279,8 @@ impl Writer {
                 }
                 return;
             }
-            Pending::Prepare { number, file } if full || waits => {
+            Pending::Prepare { number, .. } if full => {
                 self.prepared = Prepared::NoRoom(number);
-                if full {
-                    self.submit(Lane::Meta, vec![(Op::Close { file }, Pending::Clear)]);
-                }
                 return self.is_full(failure.error, now);
             }
             // A directory's fsync that fails is a failed fsync, whatever the reason.
@@ -371,7 +365,10 @@ impl Writer {
         }
         if self.full && self.redo.is_empty() && self.retry_at.is_none() {
             let waiting = self.pending.values().any(|pending| {
-                matches!(pending, Pending::Write { .. } | Pending::Name { .. } | Pending::Seal { .. })
+                matches!(
+                    pending,
+                    Pending::Write { .. } | Pending::Name { .. } | Pending::Seal { .. }
+                )
             });
             let preparing = !matches!(self.prepared, Prepared::Nothing | Prepared::Ready(..));
             if !waiting && !preparing {

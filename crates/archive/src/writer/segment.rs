@@ -57,6 +57,6 @@ pub(super) enum Prepared {
     UnderWay(SegmentNumber),
     /// The disk had no room for it.
     NoRoom(SegmentNumber),
-    /// It is allocated, and synced.
+    /// It is allocated.
     Ready(SegmentNumber, FileId),
 }

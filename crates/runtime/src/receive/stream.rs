@@ -89,6 +89,7 @@ impl<'a> Streaming<'a> {
                 return Ok(Ended::Stopped(acknowledged));
             }
             if read == Read::Some {
+                self.progress(Instant::now());
                 tokio::task::yield_now().await;
             } else {
                 self.idle();
@@ -154,8 +155,14 @@ impl<'a> Streaming<'a> {
         }
         self.writer.flush_all();
         self.submit();
-        let flushed = self.writer.acknowledgement().is_some_and(|may| may.flush >= end);
-        flushed || self.writer.positions().written.0 >= end && self.writer.all_durable()
+        let (positions, may) = (self.writer.positions(), self.writer.acknowledgement());
+        if !positions.durable.0.is_valid() {
+            // Nothing is ever synced: what is written is all there will be.
+            let proved = may.is_some_and(|may| may.write >= end);
+            return proved || positions.written.0 == positions.received.0;
+        }
+        let flushed = may.is_some_and(|may| may.flush >= end);
+        flushed || positions.written.0 >= end && self.writer.all_durable()
     }
 
     /// Reads once.

@@ -136,11 +136,12 @@ fn same(
     let wanted = usize::try_from(until.saturating_since(start)).unwrap_or(usize::MAX).min(len);
     let truth = primary.bytes(start, wanted);
     let stored = &buf[..truth.len()];
-    if let Some(at) = truth.iter().zip(stored).position(|(truth, stored)| truth != stored) {
-        let lsn = start.saturating_add(at as u64);
-        return Err(wrong(format!("I2: {} differs from the primary at {lsn}", path.display())));
+    if truth == stored {
+        return Ok(());
     }
-    Ok(())
+    let same = truth.iter().zip(stored).take_while(|(truth, stored)| truth == stored).count();
+    let lsn = start.saturating_add(same as u64);
+    Err(wrong(format!("I2: {} differs from the primary at {lsn}", path.display())))
 }
 
 /// Every segment's name and bytes, to show that nothing has changed.

@@ -12,9 +12,6 @@ const EARLY_OPERATIONS: u64 = 14;
 /// Times that a stream is withdrawn or a disk mended in one session before it counts as a loop.
 const MAX_RESTARTS: u32 = 8;
 
-/// How often the first start is crashed at each of its operations.
-const MAKING_SEEDS: u64 = 3;
-
 /// A way to die.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cut {
@@ -59,6 +56,33 @@ pub struct Plan {
     /// Of so many crashes one is recovered from with a crash at each operation of the recovery;
     /// 0 for none.
     pub recovery: u64,
+    /// How often the first start, which makes the archive, is crashed at each of its operations.
+    pub making: u64,
+    /// The ways to die.
+    pub cuts: &'static [Cut],
+}
+
+impl Plan {
+    /// Some of everything.
+    pub const SAMPLE: Self =
+        Self { every: 20, seeds: 1, again: 3, recovery: 20, making: 2, cuts: &Cut::ALL };
+    /// Every operation.
+    pub const WHOLE: Self =
+        Self { every: 1, seeds: 2, again: 4, recovery: 10, making: 5, cuts: &Cut::ALL };
+    /// One crash of each kind, without more.
+    pub const ONCE: Self =
+        Self { every: 1, seeds: 1, again: 0, recovery: 0, making: 0, cuts: &Cut::ALL };
+}
+
+/// What was explored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Explored {
+    /// States that were recovered from, and checked.
+    pub states: u64,
+    /// Among them those where a lying disk had lost what was acknowledged, and it was noticed.
+    pub noticed: u64,
+    /// The trace of the session that was crashed.
+    pub trace_hash: u64,
 }
 
 /// Explores one workload.
@@ -96,11 +120,8 @@ impl<'a> Explorer<'a> {
     pub fn explore(&mut self, disk: SimDisk) -> Result<(), Violation> {
         let ledger = Ledger::new(self.primary.start());
         let seed = self.rng.next();
-        if self.plan.recovery > 0 {
-            // The archive is being made: a moment only, but every state of it.
-            for _ in 0..MAKING_SEEDS {
-                self.cut_recovery(|| disk.kill(), &ledger, seed, true)?;
-            }
+        for _ in 0..self.plan.making {
+            self.cut_recovery(|| disk.kill(), &ledger, seed, true)?;
         }
         let session = Session::start(self.primary, disk, self.setup, ledger, seed, false);
         let mut session = session.map_err(SessionError::into_violation)?;
@@ -129,7 +150,7 @@ impl<'a> Explorer<'a> {
     /// # Errors
     /// The first violation.
     pub fn crash(&mut self, disk: &SimDisk, ledger: &Ledger) -> Result<(), Violation> {
-        for cut in Cut::ALL {
+        for cut in self.plan.cuts.iter().copied() {
             let seeds = if cut == Cut::Kill { 1 } else { self.plan.seeds };
             for _ in 0..seeds {
                 let seed = self.rng.next();
@@ -192,7 +213,12 @@ impl<'a> Explorer<'a> {
     }
 
     /// Recovers and goes on to the end; with `again` there is a second crash on the way.
-    pub(super) fn recover(&mut self, disk: SimDisk, ledger: Ledger, again: bool) -> Result<(), Violation> {
+    pub(super) fn recover(
+        &mut self,
+        disk: SimDisk,
+        ledger: Ledger,
+        again: bool,
+    ) -> Result<(), Violation> {
         self.states += 1;
         let mut setup = self.setup;
         setup.pace = if again { Pace::Mixed } else { Pace::Bulk };
@@ -267,7 +293,9 @@ impl<'a> Explorer<'a> {
         let stop = session.stop().cloned();
         let disk = session.disk.clone();
         match stop {
-            Some(archive::Stop::Corrupt(_)) if self.setup.trouble == Trouble::Stream && *restarts < MAX_RESTARTS => {
+            Some(archive::Stop::Corrupt(_))
+                if self.setup.trouble == Trouble::Stream && *restarts < MAX_RESTARTS =>
+            {
                 session.withdraw().map_err(SessionError::into_violation)
             }
             stop => {
@@ -278,7 +306,7 @@ impl<'a> Explorer<'a> {
     }
 }
 
-/// Explores the workload of a seed; gives the states and the trace's hash.
+/// Explores the workload of a seed.
 ///
 /// # Errors
 /// The first violation.
@@ -287,13 +315,16 @@ pub fn crash_points(
     plan: Plan,
     mutations: &[Mutation],
     setup: Setup,
-) -> Result<(u64, u64), Violation> {
+) -> Result<Explored, Violation> {
     let primary = Primary::new(seed);
     let disk = SimDisk::new(seed);
+    // Some file systems have no rename that doesn't replace.
+    disk.set_rename_by_link(seed % 4 == 3);
     for mutation in mutations {
         disk.mutate(mutation.clone());
     }
     let mut explorer = Explorer::new(&primary, setup, plan, seed);
     explorer.explore(disk).map_err(|v| v.within(format_args!("workload of seed {seed}")))?;
-    Ok((explorer.states, explorer.trace_hash))
+    let Explorer { states, noticed, trace_hash, .. } = explorer;
+    Ok(Explored { states, noticed, trace_hash })
 }

@@ -87,7 +87,7 @@ pub fn io_fault(case: &FaultCase, mutations: &[Mutation], rule: AckRule) -> Resu
     }
     disk.inject(case.fault.clone());
     let mut run = FailingRun::new(&primary, case.seed, rule);
-    run.to_the_end(disk).map_err(|violation| violation.within(format_args!("{case:?}")))?;
+    run.until_archived(disk).map_err(|violation| violation.within(format_args!("{case:?}")))?;
     Ok(run.explorer.states)
 }
 
@@ -141,13 +141,12 @@ struct FailingRun<'a> {
 impl<'a> FailingRun<'a> {
     fn new(primary: &'a Primary, seed: u64, rule: AckRule) -> Self {
         let setup = Setup { trouble: Trouble::Disk, rule, ..Setup::new(seed) };
-        let plan = Plan { every: 1, seeds: 1, again: 0, recovery: 0 };
-        let explorer = Explorer::new(primary, setup, plan, seed);
+        let explorer = Explorer::new(primary, setup, Plan::ONCE, seed);
         Self { primary, setup, rng: Rng::new(seed ^ 0xFA17), explorer, starts: 0 }
     }
 
     /// Starts again and again, in the same process or after a crash, until all is archived.
-    fn to_the_end(&mut self, mut disk: SimDisk) -> Result<(), Violation> {
+    fn until_archived(&mut self, mut disk: SimDisk) -> Result<(), Violation> {
         let mut ledger = Ledger::new(self.primary.start());
         let mut rebuild = false;
         loop {

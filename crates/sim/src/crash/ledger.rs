@@ -25,7 +25,9 @@ pub struct Violation {
 const LOG_LINES: usize = 40;
 
 impl Violation {
-    pub(crate) fn new(what: impl Into<String>) -> Self {
+    /// This one.
+    #[must_use]
+    pub fn new(what: impl Into<String>) -> Self {
         Self { what: what.into(), context: String::new(), log: String::new() }
     }
 

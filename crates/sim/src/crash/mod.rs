@@ -19,7 +19,7 @@ mod primary;
 mod session;
 mod tamper;
 
-pub use explore::{Cut, Explorer, Plan, crash_points};
+pub use explore::{Cut, Explored, Explorer, Plan, crash_points};
 pub use faults::{FaultCase, disk_full, fault_cases, io_fault};
 pub use ledger::{AckRule, Ledger, Violation};
 pub use primary::Primary;

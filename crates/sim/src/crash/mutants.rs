@@ -1,9 +1,12 @@
 //! Bugs that the harness must catch: each sync left out, each guard of an acknowledgement.
+//!
+//! No sync is here twice, and none of the archive's is missing: one that nothing catches is one
+//! that nothing needs, and isn't made.
 
 use disk::sim::{Mutation, OpClass};
 use disk::{Lane, OpKind};
 
-use super::{AckRule, Plan, Setup, Violation, crash_points, fault_cases, flip, io_fault};
+use super::{AckRule, Cut, Plan, Setup, Violation, crash_points, fault_cases, flip, io_fault};
 
 /// A bug.
 #[derive(Clone, Debug)]
@@ -16,6 +19,8 @@ pub struct Mutant {
     pub rule: AckRule,
     /// What shows it.
     pub by: By,
+    /// A seed that has shown it, which is tried first.
+    pub seed: u64,
 }
 
 /// A part of the harness.
@@ -23,15 +28,14 @@ pub struct Mutant {
 pub enum By {
     /// Crashes of a workload.
     Crashes,
+    /// Crashes while the archive is being made.
+    Making,
+    /// SIGKILLs, and losses of power after them.
+    Kills,
     /// Faults of the disk, and crashes after them.
     Faults,
     /// A bit of the stream flipped, and crashes of the withdrawal.
     Flips,
-}
-
-impl By {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Crashes, Self::Faults, Self::Flips];
 }
 
 /// Every mutant there is.
@@ -48,14 +52,14 @@ pub fn list() -> Vec<Mutant> {
         ("in the middle of a record", AckRule::WithinARecord),
     ];
     for (name, rule) in rules {
-        list.push(Mutant { name, mutation: None, rule, by: By::Crashes });
+        list.push(Mutant { name, mutation: None, rule, by: By::Crashes, seed: 0 });
     }
     for (name, mutation) in [
         ("synced before it is written", Mutation::SyncBeforeWrite),
         ("synced when it is submitted", Mutation::CompleteBeforeDone),
     ] {
         let mutation = Some(mutation);
-        list.push(Mutant { name, mutation, rule: AckRule::Right, by: By::Crashes });
+        list.push(Mutant { name, mutation, rule: AckRule::Right, by: By::Crashes, seed: 0 });
     }
     list
 }
@@ -67,27 +71,26 @@ fn syncs() -> Vec<Mutant> {
     const DIR: OpClass = OpClass::Kind(OpKind::SyncDir);
     let (write, sync, meta) = (Some(Lane::Write), Some(Lane::Sync), Some(Lane::Meta));
     [
-        (By::Crashes, "data behind a write", write, DATA, "wal/*", "*"),
-        (By::Crashes, "data of a segment", sync, DATA, "wal/*", "*"),
-        (By::Crashes, "a prepared file", meta, FILE, "wal/.*.tmp", "*"),
-        (By::Crashes, "the name of a .partial", meta, DIR, "wal", "wal/.*.tmp -> *"),
-        (By::Crashes, "the name of a sealed segment", meta, DIR, "wal", "wal/*.partial -> *"),
-        (By::Crashes, "seawall.json", None, FILE, ".seawall.json.tmp", "*"),
-        (By::Crashes, "the directories, before", None, DIR, "", ""),
-        (By::Crashes, "the name of seawall.json", None, DIR, "", "*seawall.json"),
-        (By::Crashes, "what a start finds in a .partial", None, FILE, "wal/*.partial", "*"),
-        (By::Crashes, "the names that a start finds", None, DIR, "wal", "*"),
-        (By::Faults, "a file made anew", None, FILE, "wal/.*.copy.tmp", "*"),
-        (By::Faults, "the name of a file made anew", None, DIR, "wal", "*.copy.tmp -> *"),
-        (By::Flips, "evidence", None, FILE, "quarantine/*", "*"),
-        (By::Flips, "the name of evidence", None, DIR, "quarantine", "*"),
-        (By::Flips, "withdrawing the newest first", None, DIR, "wal", "* -> quarantine/*"),
+        (By::Crashes, 0, "data behind a write", write, DATA, "wal/*", "*"),
+        (By::Crashes, 0, "data of a segment", sync, DATA, "wal/*", "*"),
+        (By::Crashes, 0, "the name of a .partial", meta, DIR, "wal", "wal/.*.tmp -> *"),
+        (By::Crashes, 0, "the name of a sealed segment", meta, DIR, "wal", "wal/*.partial -> *"),
+        (By::Making, 0, "seawall.json", None, FILE, ".seawall.json.tmp", "*"),
+        (By::Making, 0, "the directories, before", None, DIR, "", ""),
+        (By::Making, 0, "the name of seawall.json", None, DIR, "", "*seawall.json"),
+        (By::Kills, 0, "what a start finds in a .partial", None, FILE, "wal/*.partial", "*"),
+        (By::Kills, 1, "the names that a start finds", None, DIR, "wal", "*"),
+        (By::Faults, 0, "a file made anew", None, FILE, "wal/.*.copy.tmp", "*"),
+        (By::Faults, 0, "the name of a file made anew", None, DIR, "wal", "*.copy.tmp -> *"),
+        (By::Flips, 3, "evidence", None, FILE, "quarantine/*", "*"),
+        (By::Flips, 3, "the name of evidence", None, DIR, "quarantine", "*"),
+        (By::Flips, 3, "withdrawing the newest first", None, DIR, "wal", "* -> quarantine/*"),
     ]
     .into_iter()
-    .map(|(by, name, lane, class, path, after)| {
+    .map(|(by, seed, name, lane, class, path, after)| {
         let (path, after) = (path.to_owned(), after.to_owned());
         let mutation = Some(Mutation::DropSyncIn { lane, class, path, after });
-        Mutant { name, mutation, rule: AckRule::Right, by }
+        Mutant { name, mutation, rule: AckRule::Right, by, seed }
     })
     .collect()
 }
@@ -96,17 +99,20 @@ fn syncs() -> Vec<Mutant> {
 ///
 /// # Errors
 /// The first violation, which for a mutant is what is wanted.
-pub fn run(
-    by: By,
-    seed: u64,
-    mutations: &[Mutation],
-    rule: AckRule,
-) -> Result<u64, Violation> {
+pub fn run(by: By, seed: u64, mutations: &[Mutation], rule: AckRule) -> Result<u64, Violation> {
+    let setup = Setup { rule, ..Setup::new(seed) };
     match by {
         By::Crashes => {
-            let plan = Plan { every: 8, seeds: 2, again: 2, recovery: 6 };
-            let setup = Setup { rule, ..Setup::new(seed) };
-            crash_points(seed, plan, mutations, setup).map(|(states, _)| states)
+            let plan = Plan { every: 8, ..Plan::SAMPLE };
+            crash_points(seed, plan, mutations, setup).map(|found| found.states)
+        }
+        By::Making => {
+            let plan = Plan { every: u64::MAX, making: 20, ..Plan::SAMPLE };
+            crash_points(seed, plan, mutations, setup).map(|found| found.states)
+        }
+        By::Kills => {
+            let plan = Plan { every: 3, cuts: &[Cut::Kill], ..Plan::SAMPLE };
+            crash_points(seed, plan, mutations, setup).map(|found| found.states)
         }
         By::Faults => {
             let mut states = 0;
@@ -123,7 +129,7 @@ pub fn run(
 #[must_use]
 pub fn caught(mutant: &Mutant, seeds: u64) -> Option<(u64, Violation)> {
     let mutations: Vec<Mutation> = mutant.mutation.clone().into_iter().collect();
-    (0..seeds).find_map(|seed| {
+    [mutant.seed].into_iter().chain(0..seeds).find_map(|seed| {
         run(mutant.by, seed, &mutations, mutant.rule).err().map(|violation| (seed, violation))
     })
 }

@@ -32,7 +32,7 @@ impl Primary {
         let mut this = Self::empty();
         this.small_records(&mut rng, 0, 1);
         match seed % 3 {
-            0 => this.over_a_segment(&mut rng),
+            0 => this.over_segments(&mut rng, 1 + seed as usize % 2),
             1 => this.with_a_switch(&mut rng),
             _ => this.broken_off(&mut rng),
         }

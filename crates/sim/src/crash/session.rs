@@ -338,6 +338,8 @@ impl<'a> Session<'a> {
             && self.writer.acknowledgement().is_some_and(|ack| ack.flush == self.primary.end())
             && self.writer.received() == self.primary.end()
             && !self.writer.is_busy()
+            // What found no room is still to be tried again.
+            && self.writer.next_timeout().is_none()
             && self.disk.pending() == 0
     }
 

@@ -21,7 +21,7 @@ pub fn flip(seed: u64, mutations: &[Mutation], rule: AckRule) -> Result<u64, Vio
     let at = protected_byte(&primary, &mut Rng::new(seed ^ 0xF11B));
     let mut setup = Setup { trouble: Trouble::Stream, rule, ..Setup::new(seed) };
     setup.flip = Some((at, (seed % 8) as u8));
-    let plan = Plan { every: 40, seeds: 1, again: 0, recovery: 0 };
+    let plan = Plan { every: 40, ..Plan::ONCE };
     let mut explorer = Explorer::new(&primary, setup, plan, seed);
     let context = |v: Violation| v.within(format_args!("flipped at {at}, seed {seed}"));
     explorer.explore(mutated(seed, mutations)).map_err(context)?;
@@ -179,9 +179,9 @@ fn protected_byte(primary: &Primary, rng: &mut Rng) -> Lsn {
             Some(record) if rng.coin() => {
                 record.lsn.saturating_add(rng.below(record.end.saturating_since(record.lsn)))
             }
-            _ => primary.start().saturating_add(
-                rng.below(primary.end().saturating_since(primary.start())),
-            ),
+            _ => primary
+                .start()
+                .saturating_add(rng.below(primary.end().saturating_since(primary.start()))),
         };
         if primary.is_protected(at) {
             return at;

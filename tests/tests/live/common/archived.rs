@@ -41,12 +41,13 @@ impl Segments {
             .filter(|name| !name.starts_with('.'))
             .collect();
         names.sort();
-        let size = names.iter().find_map(|name| {
-            segment_size_in(&wal_dir.join(name), name.trim_end_matches(PARTIAL))
-        });
+        let size = names
+            .iter()
+            .find_map(|name| segment_size_in(&wal_dir.join(name), name.trim_end_matches(PARTIAL)));
         let Some(size) = size else { panic!("no WAL in {}: {names:?}", wal_dir.display()) };
         let size = SegmentSize::new(size).must();
-        let segments: Vec<Segment> = names.iter().map(|name| segment(wal_dir, name, size)).collect();
+        let segments: Vec<Segment> =
+            names.iter().map(|name| segment(wal_dir, name, size)).collect();
         for pair in segments.windows(2) {
             let [before, after] = pair else { continue };
             assert!(before.sealed || !after.sealed, "a sealed segment after a .partial: {names:?}");

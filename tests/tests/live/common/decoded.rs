@@ -27,6 +27,8 @@ pub(crate) struct Decoded {
     pub(crate) records: u64,
     /// The last one.
     pub(crate) last: Option<Record>,
+    /// Whether that is a shutdown checkpoint.
+    pub(crate) last_is_shutdown: bool,
     /// The commit records by transaction.
     pub(crate) commits: BTreeMap<u32, Lsn>,
     /// Records that a crash of the primary broke off.
@@ -48,6 +50,7 @@ impl Decoded {
             end: None,
             records: 0,
             last: None,
+            last_is_shutdown: false,
             commits: BTreeMap::new(),
             broken_off: Vec::new(),
         };
@@ -73,8 +76,7 @@ impl Decoded {
 
     /// Whether the last record is a shutdown checkpoint.
     pub(crate) fn ends_with_shutdown(&self) -> bool {
-        let notable = self.last.and_then(|last| last.notable);
-        matches!(notable, Some(Notable::Checkpoint { shutdown: true, .. }))
+        self.last_is_shutdown
     }
 
     /// Looks every acknowledged commit up, here and with the real pg_waldump, which has to see
@@ -99,8 +101,16 @@ impl Visitor for Decoded {
     fn record(&mut self, record: &Record) {
         self.records += 1;
         self.last = Some(*record);
-        if let Some(Notable::Commit { .. }) = record.notable {
-            self.commits.insert(record.header.xid, record.lsn);
+        self.last_is_shutdown = false;
+    }
+
+    fn notable(&mut self, record: &Record, notable: &Notable) {
+        match notable {
+            Notable::Commit { .. } => {
+                self.commits.insert(record.header.xid, record.lsn);
+            }
+            Notable::Checkpoint { shutdown, .. } => self.last_is_shutdown = *shutdown,
+            _ => {}
         }
     }
 

@@ -99,8 +99,5 @@ pub(crate) fn server_flush(server: &Server) -> Lsn {
 
 /// Where the slot keeps WAL from.
 pub(crate) fn restart_lsn(server: &Server) -> Lsn {
-    lsn(
-        server,
-        &format!("SELECT restart_lsn FROM pg_replication_slots WHERE slot_name = '{SLOT}'"),
-    )
+    lsn(server, &format!("SELECT restart_lsn FROM pg_replication_slots WHERE slot_name = '{SLOT}'"))
 }

@@ -40,7 +40,9 @@ impl System {
         let mut rest = &bytes[..];
         // A startup packet has no type, and its length's first byte is none.
         while let [tag @ b'A'..=b'z', length @ ..] = rest {
-            let Some(length) = length.first_chunk().map(|len| u32::from_be_bytes(*len)) else { break };
+            let Some(length) = length.first_chunk().map(|len| u32::from_be_bytes(*len)) else {
+                break;
+            };
             let Some((frame, next)) = rest.split_at_checked(1 + length as usize) else { break };
             if *tag == b'd' && frame.len() == 39 && frame[5] == b'r' {
                 let position = |at: usize| {

@@ -21,11 +21,23 @@ type Images = BTreeMap<String, Vec<u8>>;
 
 /// A call that hasn't ended yet, with what it will have done.
 enum Pending {
-    Write { segment: String, offset: usize, bytes: Vec<u8> },
+    Write {
+        segment: String,
+        offset: usize,
+        bytes: Vec<u8>,
+    },
     /// What was written before the sync was called.
-    Sync { segment: String, image: Vec<u8> },
-    SyncNames { names: BTreeSet<String> },
-    Rename { from: String, to: String },
+    Sync {
+        segment: String,
+        image: Vec<u8>,
+    },
+    SyncNames {
+        names: BTreeSet<String>,
+    },
+    Rename {
+        from: String,
+        to: String,
+    },
     Nothing,
 }
 
@@ -37,7 +49,7 @@ pub(super) struct TracedDisk {
     durable: Images,
     names: BTreeSet<String>,
     durable_names: BTreeSet<String>,
-    /// Where the first segment starts that was written to.
+    /// Where the stream starts.
     start: Option<Lsn>,
 }
 
@@ -92,44 +104,59 @@ impl TracedDisk {
     pub(super) fn assert_holds(&mut self, status: Status, server: &Server) {
         let Status { write, flush } = status;
         assert!(flush <= write, "flush {flush} is past write {write}");
-        if self.start.is_none() {
-            let first = self.written.keys().next();
-            self.start = first.and_then(|name| WalFileName::parse(name, SIZE)?.start(SIZE));
+        if self.written.is_empty() {
+            // Where the stream starts nothing is claimed yet.
+            let start = write.segment_start(SIZE);
+            self.start = Some(start);
+            assert_eq!((write, flush), (start, flush.min(start)), "nothing was written yet");
+            return;
         }
-        let end_of = |images: &Images, until: Lsn, names: &BTreeSet<String>, what: &str| {
-            // Segments before are complete, and were looked at when they were current.
-            let number = until.saturating_since(Lsn::new(1)) / SIZE.bytes();
-            let number = SegmentNumber::new(number);
-            let start = number.start(SIZE);
-            let name = WalFileName::segment(TimelineId::FIRST, number).display(SIZE).to_string();
-            let len = usize::try_from(until.saturating_since(start)).must();
-            let ours = images.get(&name).and_then(|image| image.get(..len));
-            let theirs = fs::read(server.wal_dir().join(&name)).must();
-            assert!(
-                ours == theirs.get(..len),
-                "{what} {until}: {name} has no {len} bytes of the primary's yet, but {:?}",
-                images.get(&name).map(Vec::len)
-            );
-            let partial = format!("{name}.partial");
-            assert!(
-                names.contains(&partial) || names.contains(&name),
-                "{what} {until}: {name} hasn't its name yet: {names:?}"
-            );
-            // The one before is whole.
-            if Some(start) > self.start {
-                let before = WalFileName::segment(TimelineId::FIRST, number.previous().unwrap_or(number));
-                let before = before.display(SIZE).to_string();
-                let whole = images.get(&before).map(Vec::len) == usize::try_from(SIZE.bytes()).ok();
-                assert!(whole, "{what} {until}: {before} isn't complete");
-            }
-        };
-        if write.is_valid() {
-            end_of(&self.written, write, &self.names, "written up to");
+        let written = Held { images: &self.written, names: &self.names, what: "written" };
+        written.assert_up_to(write, self.start, server);
+        let durable = Held { images: &self.durable, names: &self.durable_names, what: "flushed" };
+        durable.assert_up_to(flush, self.start, server);
+    }
+}
+
+/// What is there after one kind of end.
+struct Held<'a> {
+    images: &'a Images,
+    names: &'a BTreeSet<String>,
+    what: &'static str,
+}
+
+impl Held<'_> {
+    /// Whether everything before `until` is there, as the primary has it. Segments before the
+    /// current one are complete, and were compared when they were current.
+    fn assert_up_to(&self, until: Lsn, start: Option<Lsn>, server: &Server) {
+        let what = self.what;
+        if until <= start.unwrap_or_default() {
+            return;
         }
-        if flush.is_valid() {
-            end_of(&self.durable, flush, &self.durable_names, "flushed up to");
+        let number = SegmentNumber::new(until.saturating_since(Lsn::new(1)) / SIZE.bytes());
+        let name = segment_name(number);
+        let len = usize::try_from(until.saturating_since(number.start(SIZE))).must();
+        let ours = self.images.get(&name).and_then(|image| image.get(..len));
+        let theirs = fs::read(server.wal_dir().join(&name));
+        let theirs = theirs.unwrap_or_else(|error| panic!("the primary's {name}: {error}"));
+        assert!(
+            ours == theirs.get(..len),
+            "{what} up to {until} is claimed: {name} hasn't {len} bytes of the primary's yet, \
+             but {:?}",
+            self.images.get(&name).map(Vec::len)
+        );
+        let named = self.names.contains(&format!("{name}.partial")) || self.names.contains(&name);
+        assert!(named, "{what} up to {until} is claimed: {name} hasn't its name: {:?}", self.names);
+        let before = number.previous().filter(|_| Some(number.start(SIZE)) > start);
+        if let Some(before) = before.map(segment_name) {
+            let whole = self.images.get(&before).map(|image| image.len() as u64);
+            assert_eq!(whole, Some(SIZE.bytes()), "{what} up to {until}: {before} isn't complete");
         }
     }
+}
+
+fn segment_name(number: SegmentNumber) -> String {
+    WalFileName::segment(TimelineId::FIRST, number).display(SIZE).to_string()
 }
 
 /// The final name of the segment whose file this is, by whatever name it goes now.
