@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use disk::{DiskError, Files, Lock};
 use pg_types::{Geometry, Lsn, TimelineId, WalFileKind, WalFileName};
@@ -21,6 +22,8 @@ pub struct Archive {
     pub(crate) layout: Layout,
     pub(crate) geometry: Geometry,
     identity: Identity,
+    /// The last `resume` failed: an fsync of it may have been what did.
+    pub(crate) doubt: AtomicBool,
     _lock: Arc<Lock>,
 }
 
@@ -70,6 +73,7 @@ impl Claim {
             layout: Layout { segment_size: server.geometry.segment_size },
             geometry: server.geometry,
             identity: *server,
+            doubt: AtomicBool::new(false),
             _lock: Arc::clone(&self.lock),
         })
     }

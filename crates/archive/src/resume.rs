@@ -4,6 +4,7 @@
 //! prove them: the segment before, and those that the record running into it lies in.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 
 use disk::{Access, AlignedBuf, DiskError};
 use pg_types::{Lsn, SegmentNumber, TimelineId, WalFileKind, WalFileName};
@@ -77,8 +78,8 @@ impl Archive {
     /// `.partial` that is full gets its name, temporaries go.
     ///
     /// With `rebuild` the proved bytes of each `.partial` are copied into a new file, as they must
-    /// be after a write or an fsync failed, also one in here: what such a file holds is never
-    /// believed again.
+    /// be after a write or an fsync failed: what such a file holds is never believed again. A
+    /// call after one that failed does that by itself.
     ///
     /// # Errors
     /// If the server is on another timeline than the archive's newest, if a segment is missing
@@ -88,6 +89,13 @@ impl Archive {
         server: TimelineId,
         rebuild: bool,
     ) -> Result<Option<Resume>, ArchiveError> {
+        let rebuild = self.doubt.swap(true, Ordering::Relaxed) || rebuild;
+        let resume = self.mend(server, rebuild)?;
+        self.doubt.store(false, Ordering::Relaxed);
+        Ok(resume)
+    }
+
+    fn mend(&self, server: TimelineId, rebuild: bool) -> Result<Option<Resume>, ArchiveError> {
         let mut notes = Vec::new();
         self.remove_temporaries()?;
         let Some(timeline) = self.newest_timeline()? else { return Ok(None) };

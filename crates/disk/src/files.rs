@@ -76,7 +76,7 @@ pub trait Files: Send + Sync {
     /// fsync of a file.
     fn sync_file(&self, path: &Path) -> Result<(), DiskError>;
 
-    /// fsync of a directory.
+    /// fsync of a directory: the names in it. Of the root, the empty path, its own name too.
     fn sync_dir(&self, path: &Path) -> Result<(), DiskError>;
 
     /// Renames without replacing.

@@ -69,7 +69,7 @@ enum State {
     Closed,
 }
 
-/// See the [crate](crate).
+/// A connection; the [crate] says what it is for.
 pub struct Connection {
     state: State,
     inbox: Inbox,

@@ -2,7 +2,7 @@
 //!
 //! One thread reads the socket, validates and speaks; the disk's own threads write and sync
 //! beside it ([`disk::RealDisk`]). Decisions aren't made here but in the machines, with one
-//! exception: what a failure means for the next attempt ([`receive`]).
+//! exception: what a failure means for the next attempt ([`receive()`]).
 
 mod error;
 mod link;

@@ -1,15 +1,19 @@
 //! wal-format beside the real pg_waldump: every record of a corpus that a real server made, with
 //! its LSN, length, prev link, manager and transaction, and each of its block references.
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::fs;
+use std::mem::{Discriminant, discriminant};
 use std::time::Duration;
 
 use pg_types::{Geometry, Lsn, SegmentSize, TimelineId};
 use testkit::corpus::{self, Corpus, CorpusOptions};
 use testkit::process::run_unchecked;
 use testkit::servers::Install;
-use wal_format::{Expect, Record, RecordBody, Validator, Visitor, WalVersion};
+use wal_format::{
+    Expect, Notable, Record, RecordBody, TimestampTz, Validator, Visitor, WalVersion,
+};
 
 use crate::common::{Must, on_each_major, pg};
 
@@ -49,17 +53,20 @@ fn check(major: u32, options: &CorpusOptions) {
     assert!(ours.len() > 50_000, "{} records are no corpus", ours.len());
 }
 
-/// A record as pg_waldump prints it, without what its manager says of it in the middle.
+/// A record as pg_waldump prints it, without what its manager says of it in the middle, but for
+/// what an index wants to know.
 #[derive(Debug)]
 struct Line {
     head: String,
+    notable: Vec<String>,
     blocks: String,
 }
 
 impl Line {
     fn is(&self, theirs: &str) -> bool {
         let blocks = theirs.find(", blkref #").map_or("", |at| &theirs[at..]);
-        theirs.starts_with(&self.head) && blocks == self.blocks
+        let told = self.notable.iter().all(|text| theirs.contains(text));
+        theirs.starts_with(&self.head) && told && blocks == self.blocks
     }
 }
 
@@ -67,6 +74,8 @@ struct Lines {
     version: WalVersion,
     body: Vec<u8>,
     lines: Vec<Line>,
+    /// How many of each kind were notable.
+    notable: HashMap<Discriminant<Notable>, usize>,
 }
 
 impl Visitor for Lines {
@@ -81,9 +90,58 @@ impl Visitor for Lines {
         self.body.clear();
     }
 
+    fn notable(&mut self, _: &Record, notable: &Notable) {
+        let Some(line) = self.lines.last_mut() else { return };
+        *self.notable.entry(discriminant(notable)).or_default() += 1;
+        line.notable = match notable {
+            Notable::Commit { time } => vec![" COMMIT".to_owned(), timestamp(*time)],
+            Notable::Abort { time } => vec![" ABORT".to_owned(), timestamp(*time)],
+            Notable::Checkpoint { redo, shutdown } => {
+                let kind = if *shutdown { "; shutdown" } else { "; online" };
+                vec![format!(" redo {redo}; "), kind.to_owned()]
+            }
+            Notable::RestorePoint { name, .. } => {
+                vec![format!("RESTORE_POINT {}", String::from_utf8_lossy(name.as_bytes()))]
+            }
+            Notable::OverwriteContrecord { overwritten } => vec![format!("lsn {overwritten}")],
+            other => panic!("{other:?} has no text here"),
+        };
+    }
+
     fn dropped(&mut self, _lsn: Lsn) {
         self.body.clear();
     }
+}
+
+/// A time as pg_waldump prints it in UTC (`timestamptz_to_str` of compat.c).
+fn timestamp(time: TimestampTz) -> String {
+    const DAY: i64 = 86_400_000_000;
+    let (days, micros) = (time.0.div_euclid(DAY), time.0.rem_euclid(DAY));
+    let (seconds, micros) = (micros / 1_000_000, micros % 1_000_000);
+    let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    let (year, month, day) = date(days);
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}.{micros:06} UTC")
+}
+
+/// The date so many days after 2000-01-01, by counting.
+fn date(mut days: i64) -> (i64, usize, i64) {
+    let leap = |year: i64| year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let mut year = 2000;
+    loop {
+        let length = if leap(year) { 366 } else { 365 };
+        if days < length {
+            break;
+        }
+        (days, year) = (days - length, year + 1);
+    }
+    let mut lengths = [31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
+    lengths[1] += i64::from(leap(year));
+    let mut month = 0;
+    while days >= lengths[month] {
+        days -= lengths[month];
+        month += 1;
+    }
+    (year, month + 1, days + 1)
 }
 
 /// `XLogDumpDisplayRecord` of pg_waldump.c, 14–18.
@@ -116,7 +174,7 @@ fn line(record: &Record, body: &RecordBody<'_>) -> Line {
             None => "",
         });
     }
-    Line { head, blocks }
+    Line { head, notable: Vec::new(), blocks }
 }
 
 fn padded(lsn: Lsn) -> String {
@@ -131,7 +189,8 @@ fn decode(corpus: &Corpus, major: u32) -> Vec<Line> {
     let start: Lsn = corpus.start_lsn.parse().must();
     let mut validator = Validator::new(expect, start);
     let version = WalVersion::from_major(major).unwrap_or_else(|| panic!("no version {major}"));
-    let mut lines = Lines { version, body: Vec::new(), lines: Vec::new() };
+    let (body, notable) = (Vec::new(), HashMap::new());
+    let mut lines = Lines { version, body, lines: Vec::new(), notable };
     let segments = corpus.segments().must();
     for (index, path) in segments.iter().enumerate() {
         let bytes = fs::read(path).must();
@@ -142,12 +201,14 @@ fn decode(corpus: &Corpus, major: u32) -> Vec<Line> {
     let end: Lsn = corpus.end_lsn.parse().must();
     assert!(validator.proved().0 >= end, "proved up to {:?} of {end}", validator.proved());
     assert_eq!(validator.version(), Some(version));
+    // Commits, aborts, checkpoints, a restore point; no crash breaks a record off here.
+    assert_eq!(lines.notable.len(), 4, "{:?}", lines.notable);
     lines.lines
 }
 
 fn waldump(install: &Install, corpus: &Corpus) -> String {
     let mut waldump = install.client_command("pg_waldump");
-    waldump.args(["--start", &corpus.start_lsn, "--path"]).arg(corpus.dir());
+    waldump.env("TZ", "UTC").args(["--start", &corpus.start_lsn, "--path"]).arg(corpus.dir());
     // It ends by complaining that there is no more.
     let output = run_unchecked(&mut waldump, "", WALDUMP_LIMIT, "pg_waldump").must();
     String::from_utf8_lossy(&output.stdout).into_owned()

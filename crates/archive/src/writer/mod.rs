@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use disk::{Disk, DiskError, Lane, Op, OpId};
 use pg_types::{
-    Acknowledgement, Durable, Lsn, Positions, Received, SegmentNumber, TimelineId, Written,
+    Acknowledgement, Durable, Lsn, Positions, Proved, Received, SegmentNumber, TimelineId, Written,
 };
 use wal_format::{DecodeError, Validator};
 
@@ -251,16 +251,20 @@ impl Writer {
         let same = self.comparing == 0 && self.differs.is_none();
         let ready = self.validator.proved().0 >= self.floor && same;
         ready.then(|| {
-            let Positions { written, durable, .. } = self.positions();
+            let positions = self.positions();
+            let upto = |at: Lsn| {
+                let proved = Proved(self.proved_before(at));
+                Positions { proved, ..positions }.acknowledgement()
+            };
             Acknowledgement {
-                write: self.proved_before(written.0),
-                flush: self.proved_before(durable.0),
+                write: upto(positions.written.0).write,
+                flush: upto(positions.durable.0).flush,
             }
         })
     }
 
-    /// The end of the last record that is proved by what is before a position alone: what
-    /// [`Positions::acknowledgement`] gives, but never in the middle of a record.
+    /// The end of the last record that is proved by what is before a position alone: after a crash
+    /// nothing else proves it. `at` is one of the positions at which buffers end.
     fn proved_before(&self, at: Lsn) -> Lsn {
         let before = self.ends.iter().rev().find(|(end, _)| *end <= at);
         before.map_or(Lsn::INVALID, |(_, proved)| *proved)

@@ -239,8 +239,21 @@ impl Root {
     }
 
     pub(super) fn sync_dir(&self, path: &Path) -> Result<(), DiskError> {
-        let synced = File::open(self.at(path)).and_then(|dir| dir.sync_all());
-        synced.map_err(|e| DiskError::from_io(OpKind::SyncDir.name(), path, &e))
+        let sync = |dir: &Path| File::open(dir).and_then(|dir| dir.sync_all());
+        let error = |e: io::Error| DiskError::from_io(OpKind::SyncDir.name(), path, &e);
+        let dir = self.at(path);
+        sync(&dir).map_err(error)?;
+        if !path.as_os_str().is_empty() {
+            return Ok(());
+        }
+        // The root may just have been made, and its own name is in the directory above.
+        let root = dir.canonicalize().map_err(error)?;
+        match root.parent().map(sync) {
+            // Who may not read that directory hasn't made anything in it.
+            Some(Err(e)) if e.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+            Some(synced) => synced.map_err(error),
+            None => Ok(()),
+        }
     }
 
     pub(super) fn rename(&self, from: &Path, to: &Path) -> Result<(), DiskError> {

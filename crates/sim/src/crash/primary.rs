@@ -116,7 +116,10 @@ impl Primary {
     #[must_use]
     pub fn diverged(&self, from: Lsn, seed: u64) -> (Self, Lsn) {
         let first = self.records().partition_point(|record| record.lsn <= from);
-        let kept = first + Rng::new(seed).index(self.records().len() - first);
+        let mut kept = first + Rng::new(seed).index(self.records().len() - first);
+        // What a page announces has to follow on it.
+        let is_overwrite = |record: &BuiltRecord| (record.rmgr, record.info) == (0, 0xD0);
+        kept += usize::from(is_overwrite(&self.records()[kept]));
         let same = self.records()[kept].lsn;
         let mut other = self.clone();
         other.builder.truncate(same);

@@ -167,7 +167,13 @@ impl<'a> Session<'a> {
         seed: u64,
         rebuild: bool,
     ) -> Result<Self, SessionError> {
-        let found = archive.resume(primary.timeline(), rebuild)?;
+        let found = match archive.resume(primary.timeline(), rebuild) {
+            // The same archive, asked again, doubts what the first call may have failed to sync.
+            Err(_) if setup.trouble == Trouble::Disk => {
+                archive.resume(primary.timeline(), false)?
+            }
+            found => found?,
+        };
         let resume = found.unwrap_or_else(|| archive.begin(primary.timeline(), primary.start()));
         check::resumed(&disk, primary, &ledger, &resume, setup.trouble)
             .map_err(|violation| violation.within(format_args!("resumed: {:?}", brief(&resume))))?;
