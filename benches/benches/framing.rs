@@ -15,15 +15,7 @@ const MESSAGES: u64 = 1000;
 /// A connection whose server just answered START_REPLICATION.
 fn streaming(now: Instant) -> Connection {
     let flags = Flags { host: Some("x".into()), user: Some("x".into()), ..Flags::default() };
-    let inputs = Inputs {
-        flags,
-        conninfo: None,
-        env: &|_| None,
-        os_user: None,
-        home: None,
-        socket_dirs: Vec::new(),
-        fallback_application_name: None,
-    };
+    let inputs = Inputs { flags, ..Inputs::default() };
     let settings = ConnectionSettings::resolve(&inputs).expect("settings");
     let startup = Startup::physical_replication(&settings).expect("startup");
     let (status_interval, wal_sender_timeout) = (Duration::ZERO, Duration::ZERO);

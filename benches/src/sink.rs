@@ -41,17 +41,10 @@ fn start_up(stream: &mut TcpStream, port: u16) -> Result<()> {
         host: Some("127.0.0.1".to_owned()),
         port: Some(port.to_string()),
         user: Some("postgres".to_owned()),
+        application_name: Some("sink".to_owned()),
         ..Flags::default()
     };
-    let settings = ConnectionSettings::resolve(&Inputs {
-        flags,
-        conninfo: None,
-        env: &|_| None,
-        os_user: None,
-        home: None,
-        socket_dirs: Vec::new(),
-        fallback_application_name: Some("sink".to_owned()),
-    })?;
+    let settings = ConnectionSettings::resolve(&Inputs { flags, ..Inputs::default() })?;
     let mut startup = Startup::physical_replication(&settings)?;
     stream.write_all(startup.initial_bytes())?;
     loop {

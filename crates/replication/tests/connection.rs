@@ -40,15 +40,7 @@ fn transmitted(connection: &mut Connection) -> Vec<u8> {
 
 fn connected(now: Instant) -> Connection {
     let flags = Flags { host: Some("x".into()), user: Some("x".into()), ..Flags::default() };
-    let settings = ConnectionSettings::resolve(&Inputs {
-        flags,
-        conninfo: None,
-        env: &|_| None,
-        os_user: None,
-        home: None,
-        socket_dirs: Vec::new(),
-        fallback_application_name: None,
-    });
+    let settings = ConnectionSettings::resolve(&Inputs { flags, ..Inputs::default() });
     let startup = Startup::physical_replication(&settings.unwrap()).unwrap();
     let mut connection = Connection::new(startup, TIMING);
     assert!(!transmitted(&mut connection).is_empty());

@@ -1,5 +1,6 @@
 //! A network that cuts, dribbles, delays and stalls: no harm, and the receiver comes after.
 
+use std::fs;
 use std::time::Duration;
 
 use pg_types::Lsn;
@@ -13,6 +14,10 @@ use super::common::{
 
 /// WAL that each test makes, bytes; faults lie in it.
 const WAL_BYTES: u64 = 10 << 20;
+
+/// Standard streams, the runtime's and the signals' own, the lock, the socket, directories, and the
+/// few segments that a writer has open: some twenty. A leak of one a connection is more.
+const MOST_FILES: usize = 30;
 
 /// Some 10 MB of WAL in records of all sizes; the end of it.
 fn make_wal(server: &Server) -> Lsn {
@@ -45,12 +50,18 @@ fn survives(server: &Server, faults: &[(u64, Action)], start_up: &[(u64, Action)
     assert!(end > begin.saturating_add(WAL_BYTES), "{begin} to {end} is too little WAL");
     receiver.await_flush(server, end);
     compare_with_primary(&receiver.wal_dir(), server, end);
+    let files = open_files(&receiver);
+    assert!(files <= MOST_FILES, "{files} open files after {} connections", proxy.connections());
     for status in proxy.statuses() {
         assert!(status.flush <= status.write, "{status:?}");
         assert_eq!(status.apply, 0, "{status:?}");
     }
     receiver.stop();
     proxy
+}
+
+fn open_files(receiver: &Receiver) -> usize {
+    fs::read_dir(format!("/proc/{}/fd", receiver.running.pid())).must().count()
 }
 
 fn cuts_anywhere(major: u32) {

@@ -160,6 +160,21 @@ pub struct Inputs<'a> {
     pub fallback_application_name: Option<String>,
 }
 
+impl Default for Inputs<'_> {
+    /// Nothing: no flags, an empty environment, nobody.
+    fn default() -> Self {
+        Self {
+            flags: Flags::default(),
+            conninfo: None,
+            env: &|_| None,
+            os_user: None,
+            home: None,
+            socket_dirs: Vec::new(),
+            fallback_application_name: None,
+        }
+    }
+}
+
 impl ConnectionSettings {
     /// Resolves settings: flags over the connection string over the environment over defaults.
     ///

@@ -202,15 +202,7 @@ fn invalid_values() {
 
 #[test]
 fn there_must_be_a_user() {
-    let inputs = Inputs {
-        flags: Flags::default(),
-        conninfo: None,
-        env: &|_| None,
-        os_user: None,
-        home: None,
-        socket_dirs: Vec::new(),
-        fallback_application_name: None,
-    };
+    let inputs = Inputs::default();
     assert_eq!(ConnectionSettings::resolve(&inputs), Err(SettingsError::NoUser));
     let inputs = Inputs { os_user: Some("u".into()), ..inputs };
     let settings = ConnectionSettings::resolve(&inputs).unwrap();

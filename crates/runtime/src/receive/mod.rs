@@ -223,7 +223,7 @@ impl Receiver<'_> {
         self.streamed |= self.progressed;
         if !stopped {
             tokio::select! {
-                () = drain(&mut writer, disk, woken, observer) => {}
+                () = finish(&mut writer, disk, woken, observer) => {}
                 // Whoever stops us doesn't wait for a disk that is stuck.
                 _ = shutdown.wait_for(|stop| *stop) => return Ok(Ended::Stopped(Lsn::INVALID)),
             }
@@ -340,6 +340,18 @@ impl Receiver<'_> {
         self.corrupt_at = Some((error.at, times));
         times >= CORRUPT_SESSIONS
     }
+}
+
+/// Lets the disk come to rest, and closes the session's files.
+async fn finish(
+    writer: &mut Writer,
+    disk: &mut dyn Disk,
+    woken: &Notify,
+    observer: &mut dyn Observer,
+) {
+    drain(writer, disk, woken, observer).await;
+    writer.close();
+    drain(writer, disk, woken, observer).await;
 }
 
 /// Waits for what the disk has under way: the archive is looked at only when it stands still.
