@@ -10,10 +10,13 @@ use replication::Timing;
 use runtime::{AskError, Facts, Link, create_slot, read_slot};
 use serde_json::json;
 
-use crate::cli::{ConnectionArgs, SlotAction, SlotArgs};
+use crate::cli::{ConnectionArgs, SlotAction, SlotArgs, TalkArgs};
+use crate::observer::start_log;
 use crate::{Failure, connect};
 
 pub(crate) fn run(args: &SlotArgs) -> Result<(), Failure> {
+    // For warnings, such as of a password file that is ignored; no line lives below them.
+    start_log(TalkArgs { verbose: 0, quiet: true }, true);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

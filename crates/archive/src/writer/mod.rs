@@ -124,8 +124,8 @@ pub struct Writer {
     /// Less than this was acknowledged before, so nothing is until this is reached.
     floor: Lsn,
     /// For the end of each buffer that was handed over, how far the stream was proved there;
-    /// ordered, the first one durable. A position between two records can't be proved after a
-    /// crash, so it isn't acknowledged.
+    /// ordered, the first one durable. After a crash nothing proves the beginning of a record, so
+    /// that a position in the middle of one isn't acknowledged.
     ends: VecDeque<(Lsn, Lsn)>,
     /// By number: those that aren't done with.
     segments: VecDeque<Segment>,
@@ -244,8 +244,8 @@ impl Writer {
         }
     }
 
-    /// What may be acknowledged now: ends of records; `None` while what was acknowledged before is being received
-    /// again, since a slot would go back with it.
+    /// What may be acknowledged now: ends of records. `None` while what was acknowledged before is
+    /// being received again, since a slot would go back with it.
     #[must_use]
     pub fn acknowledgement(&self) -> Option<Acknowledgement> {
         let same = self.comparing == 0 && self.differs.is_none();
