@@ -17,7 +17,8 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// The name under which both are the synchronous standby.
 const NAME: &str = "standby";
 
-/// Runs the pairs at 1, 8 and 32 clients: `--major`, `--seconds`, `--pairs`.
+/// Runs the pairs at 1, 8 and 32 clients: `--major`, `--seconds`, `--pairs`,
+/// `--clients` for one of them.
 ///
 /// # Errors
 /// If a server or a program fails.
@@ -33,7 +34,9 @@ pub fn bench(args: &[String]) -> Result<()> {
     server.init_pgbench(10)?;
     println!("pgbench -N, PostgreSQL {}, transactions per second", install.version);
     println!("clients  seawall  pg_receivewal  alone | seawall/pg_receivewal");
-    for clients in [1, 8, 32] {
+    let only = argument(args, "--clients", 0)?;
+    for clients in [1, 8, 32].into_iter().filter(|clients| [0, u64::from(*clients)].contains(&only))
+    {
         let (mut ours, mut theirs, mut alone) = (Vec::new(), Vec::new(), Vec::new());
         for pair in 0..pairs {
             let load = |server: &Server| transactions(server, clients, seconds);

@@ -1,9 +1,12 @@
 //! The archive on a simulated disk: a sample of what `cargo xtask crashpoints`, `iofaults`,
 //! `mutants` and `sim` run at length.
 
+use disk::OpKind;
+use disk::sim::{Fault, FaultKind, OpClass, OpMatch, Times};
 use sim::crash::mutants::{self, By};
 use sim::crash::{
-    AckRule, Plan, Setup, Violation, crash_points, disk_full, diverge, flip, flip_again,
+    AckRule, FaultCase, Plan, Setup, Violation, crash_points, disk_full, diverge, flip, flip_again,
+    io_fault,
 };
 
 /// Fails with the seed and the way to the violation.
@@ -51,6 +54,17 @@ fn a_failing_disk_is_not_believed() {
 fn a_full_disk_is_waited_for() {
     let states: u64 = (0..20).map(|seed| hold(disk_full(seed))).sum();
     assert!(states > 40, "{states}");
+}
+
+#[test]
+fn a_write_that_finds_no_room_is_done_again_in_its_place() {
+    for seed in 0..6 {
+        for nth in 0..40 {
+            let at = OpMatch::nth(OpClass::Kind(OpKind::Write), nth);
+            let fault = Fault { at, what: FaultKind::Enospc, times: Times::Count(1) };
+            hold(io_fault(&FaultCase { seed, fault }, &[], AckRule::Right));
+        }
+    }
 }
 
 #[test]

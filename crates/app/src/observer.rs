@@ -11,6 +11,7 @@ use replication::StartFrom;
 use runtime::{Observer, Progress, Report};
 use serde_json::{Value, json};
 use tracing::level_filters::LevelFilter;
+use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::cli::TalkArgs;
@@ -19,8 +20,24 @@ use crate::terminal;
 /// Back to the line's start, and clear it.
 const CLEAR_LINE: &str = "\r\x1b[K";
 
-/// Starts the log; gives whether a living line is to be shown below it.
-pub(crate) fn start_log(talk: TalkArgs, json: bool) -> bool {
+/// Lines that wait for a reader who doesn't read: a thread's end holds them, so that neither a
+/// terminal that is stopped nor a pipe that is full or broken holds up WAL. Later ones are lost.
+const WAITING_LINES: usize = 1024;
+
+/// The log, and what else is shown; written to its end when this is dropped.
+pub(crate) struct Log {
+    stderr: NonBlocking,
+    /// Whether a living line is to be shown below the log.
+    live: bool,
+    _worker: WorkerGuard,
+}
+
+fn beside<W: Write + Send + 'static>(to: W) -> (NonBlocking, WorkerGuard) {
+    NonBlockingBuilder::default().lossy(true).buffered_lines_limit(WAITING_LINES).finish(to)
+}
+
+/// Starts the log.
+pub(crate) fn start_log(talk: TalkArgs, json: bool) -> Log {
     let level = match talk.verbose {
         _ if talk.quiet => LevelFilter::WARN,
         0 => LevelFilter::INFO,
@@ -29,32 +46,54 @@ pub(crate) fn start_log(talk: TalkArgs, json: bool) -> bool {
     };
     let watched = terminal::is_watched();
     let live = watched && !talk.quiet && !json;
+    let (stderr, worker) = beside(io::stderr());
     let log = tracing_subscriber::fmt()
         .with_max_level(level)
         .with_target(false)
         .with_ansi(watched)
-        .with_writer(AboveTheLine { live });
+        .with_writer(AboveTheLine { stderr: stderr.clone(), live })
+        // It would be told to standard error, and panic where that is what can't be written.
+        .log_internal_errors(false);
     // A second start, as in tests, leaves the first as it is.
     _ = log.try_init();
-    live
+    Log { stderr, live, _worker: worker }
 }
 
 /// Standard error, with the living line cleared before a line of the log.
-#[derive(Clone, Copy)]
 struct AboveTheLine {
+    stderr: NonBlocking,
     live: bool,
 }
 
 impl<'a> MakeWriter<'a> for AboveTheLine {
-    type Writer = io::Stderr;
+    type Writer = NonBlocking;
 
-    fn make_writer(&'a self) -> io::Stderr {
-        let mut stderr = io::stderr();
+    fn make_writer(&'a self) -> NonBlocking {
+        let mut stderr = self.stderr.clone();
         if self.live {
-            // A log that can't be written has nobody to tell.
             _ = stderr.write_all(CLEAR_LINE.as_bytes());
         }
         stderr
+    }
+}
+
+/// JSON events on standard output. A reader that went away doesn't end the receiving of WAL; one
+/// that falls behind is told how many events it lost.
+struct Events {
+    stdout: NonBlocking,
+    lost: usize,
+    _worker: WorkerGuard,
+}
+
+impl Events {
+    fn write(&mut self, value: &Value) {
+        let lost = self.stdout.error_counter().dropped_lines();
+        if lost > self.lost {
+            let line = json!({"event": "lost", "events": lost - self.lost});
+            _ = self.stdout.write_all(format!("{line}\n").as_bytes());
+            self.lost = lost;
+        }
+        _ = self.stdout.write_all(format!("{value}\n").as_bytes());
     }
 }
 
@@ -62,34 +101,36 @@ impl<'a> MakeWriter<'a> for AboveTheLine {
 pub(crate) struct Talk {
     segment_names: archive::Layout,
     archive: String,
-    json: bool,
-    live: bool,
+    events: Option<Events>,
+    line: Option<NonBlocking>,
     /// When, and how far it was, a second ago or so.
     last: Option<(Instant, Lsn)>,
     rate_bytes: f64,
 }
 
 impl Talk {
-    pub(crate) fn new(archive: &Path, json: bool, live: bool) -> Self {
+    pub(crate) fn new(archive: &Path, json: bool, log: &Log) -> Self {
         let segment_names = archive::Layout { segment_size: pg_types::SegmentSize::DEFAULT };
         let archive = archive.display().to_string();
-        Self { segment_names, archive, json, live, last: None, rate_bytes: 0.0 }
+        let events = json.then(|| beside(io::stdout()));
+        let events = events.map(|(stdout, worker)| Events { stdout, lost: 0, _worker: worker });
+        let line = log.live.then(|| log.stderr.clone());
+        Self { segment_names, archive, events, line, last: None, rate_bytes: 0.0 }
     }
 
     /// The last word.
-    pub(crate) fn ended(&self, how: &str) {
+    pub(crate) fn ended(&mut self, how: &str) {
         tracing::info!("{how}");
         self.event(&json!({"event": "ended", "how": how}));
     }
 
-    #[expect(clippy::print_stdout, reason = "data goes to standard output")]
-    fn event(&self, value: &Value) {
-        if self.json {
-            println!("{value}");
+    fn event(&mut self, value: &Value) {
+        if let Some(events) = &mut self.events {
+            events.write(value);
         }
     }
 
-    fn archive_event(&self, event: &Event) {
+    fn archive_event(&mut self, event: &Event) {
         match event {
             Event::Sealed(timeline, number) => {
                 let path = self.segment_names.segment(*timeline, *number);
@@ -192,15 +233,12 @@ impl Observer for Talk {
             self.rate_bytes = received.saturating_since(from) as f64 / seconds;
             self.last = Some((now, received));
         }
-        if !self.live {
-            return;
-        }
+        let Some(stderr) = &mut self.line else { return };
         let durable = progress.positions.durable.0;
         let lag = progress.upstream.saturating_since(durable);
         let line =
             format!("{CLEAR_LINE}{durable}  {}/s  lag {}", size(self.rate_bytes), size(lag as f64));
-        // A terminal that went away is noticed elsewhere.
-        _ = io::stderr().write_all(line.as_bytes());
+        _ = stderr.write_all(line.as_bytes());
     }
 }
 

@@ -11,13 +11,13 @@ use tokio::sync::{Notify, watch};
 
 use crate::cli::ReceiveArgs;
 use crate::observer::{Talk, start_log};
-use crate::{Failure, connect};
+use crate::{Failure, connect, terminal};
 
 /// The name that `synchronous_standby_names` knows a receiver by unless told otherwise.
 const APPLICATION_NAME: &str = "seawall";
 
 pub(crate) fn run(args: &ReceiveArgs) -> Result<(), Failure> {
-    let live = start_log(args.talk, args.json);
+    let log = start_log(args.talk, args.json);
     let what = plan(args)?;
     if what.slot.is_none() && !args.no_slot {
         tracing::warn!(
@@ -33,7 +33,7 @@ pub(crate) fn run(args: &ReceiveArgs) -> Result<(), Failure> {
         }
         error => error.into(),
     })?;
-    let mut talk = Talk::new(&args.archive, args.json, live);
+    let mut talk = Talk::new(&args.archive, args.json, &log);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -82,15 +82,21 @@ fn holder() -> String {
 }
 
 async fn stop_on_signal(stop: watch::Sender<bool>) {
-    let (Ok(mut terminate), Ok(mut interrupt)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
+    let (Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)) = (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+        signal(SignalKind::hangup()),
+    ) else {
         tracing::warn!("signals can't be handled: stopping won't be orderly");
         return stop.closed().await;
     };
+    let has_terminal = terminal::is_watched();
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+        // Its terminal went away. Without one, as under nohup or as a service, there is nothing
+        // that it could mean: no configuration is to be read again.
+        _ = hangup.recv(), if has_terminal => {}
     }
     // The receiver may have ended by itself.
     _ = stop.send(true);

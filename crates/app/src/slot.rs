@@ -1,5 +1,6 @@
 //! `seawall slot`
 
+use std::io::{self, Write};
 use std::time::Duration;
 
 use pg_types::Lsn;
@@ -16,7 +17,7 @@ use crate::{Failure, connect};
 
 pub(crate) fn run(args: &SlotArgs) -> Result<(), Failure> {
     // For warnings, such as of a password file that is ignored; no line lives below them.
-    start_log(TalkArgs { verbose: 0, quiet: true }, true);
+    let _log = start_log(TalkArgs { verbose: 0, quiet: true }, true);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -42,8 +43,9 @@ async fn act(action: &SlotAction) -> Result<(), Failure> {
             let Some(state) = read_slot(&mut link, &settings, facts.version, name).await? else {
                 return Err(missing(name));
             };
-            print(name, &state, *json);
-            Ok(())
+            let line = describe(name, &state, *json);
+            writeln!(io::stdout(), "{line}")
+                .map_err(|error| Failure::failed(format!("can't write the answer: {error}")))
         }
         SlotAction::Drop { name, wait, connection } => {
             let (mut link, _, _) = open(connection).await?;
@@ -71,8 +73,7 @@ fn missing(name: &SlotName) -> Failure {
     Failure::failed(format!("the replication slot \"{}\" doesn't exist", name.as_str()))
 }
 
-#[expect(clippy::print_stdout, reason = "data goes to standard output")]
-fn print(name: &SlotName, state: &SlotState, json: bool) {
+fn describe(name: &SlotName, state: &SlotState, json: bool) -> String {
     let lsn = state.restart_lsn.filter(|lsn| *lsn != Lsn::INVALID);
     if json {
         let restart_lsn = lsn.map(|lsn| lsn.to_string());
@@ -83,11 +84,10 @@ fn print(name: &SlotName, state: &SlotState, json: bool) {
             "restart_lsn": restart_lsn,
             "restart_tli": restart_tli,
         });
-        println!("{value}");
-        return;
+        return value.to_string();
     }
     match lsn {
-        Some(lsn) => println!("{}: keeps WAL from {lsn} on", name.as_str()),
-        None => println!("{}: keeps no WAL", name.as_str()),
+        Some(lsn) => format!("{}: keeps WAL from {lsn} on", name.as_str()),
+        None => format!("{}: keeps no WAL", name.as_str()),
     }
 }

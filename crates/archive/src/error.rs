@@ -26,12 +26,18 @@ pub enum ArchiveError {
     /// A directory with something in it that isn't an archive.
     #[error(
         "the directory isn't empty and isn't an archive of seawall: it has no seawall.json but \
-         \"{found}\"; choose an empty directory"
+         \"{found}\"; choose an empty directory, or, if it was one, restore seawall.json from a copy"
     )]
     NotAnArchive {
         /// A name that is in it.
         found: String,
     },
+    /// The directory of the segments isn't there.
+    #[error(
+        "the archive has a seawall.json, but no directory wal/: mount it, or restore it from a \
+         copy; for a new archive choose an empty directory"
+    )]
+    NoWal,
     /// `seawall.json` can't be understood.
     #[error("seawall.json can't be read: {0}; restore it from a copy of the archive")]
     BadFormatFile(String),

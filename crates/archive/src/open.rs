@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use disk::{DiskError, Files, Lock};
+use disk::{DiskError, ErrorKind, Files, Lock};
 use pg_types::{Geometry, Lsn, TimelineId, WalFileKind, WalFileName};
 use wal_format::Expect;
 
@@ -24,7 +24,7 @@ pub struct Archive {
     identity: Identity,
     /// The last `resume` failed: an fsync of it may have been what did.
     pub(crate) doubt: AtomicBool,
-    _lock: Arc<Lock>,
+    _lock: Arc<[Lock; 2]>,
 }
 
 impl fmt::Debug for Archive {
@@ -38,7 +38,7 @@ impl fmt::Debug for Archive {
 pub struct Claim {
     files: Arc<dyn Files>,
     format: Option<Format>,
-    lock: Arc<Lock>,
+    lock: Arc<[Lock; 2]>,
 }
 
 impl fmt::Debug for Claim {
@@ -63,7 +63,10 @@ impl Claim {
             return Err(ArchiveError::UnsupportedMajor(server.server_major));
         }
         match &self.format {
-            Some(format) => format.identity()?.admits(server)?,
+            Some(format) => {
+                format.identity()?.admits(server)?;
+                mend(&*self.files)?;
+            }
             None => make(&*self.files, &Format::new(server, random))?,
         }
         // Also of an archive that was there: a process that was killed may have made it.
@@ -102,7 +105,9 @@ impl Archive {
             refuse_strangers(&*files)?;
         }
         files.create_dir(Path::new(Layout::RUN))?;
-        let lock = Arc::new(files.lock(Path::new(Layout::LOCK), holder)?);
+        // The first says who has it, and is held only as long as nobody removes `run/`.
+        let lock = files.lock(Path::new(Layout::LOCK), holder)?;
+        let lock = Arc::new([lock, files.lock_root()?]);
         // Another process may have made the archive while this one waited for nothing.
         let format = read_format(&*files)?;
         Ok(Claim { files, format, lock })
@@ -264,6 +269,19 @@ fn refuse_strangers(files: &dyn Files) -> Result<(), ArchiveError> {
         if !ours {
             return Err(ArchiveError::NotAnArchive { found: name });
         }
+    }
+    Ok(())
+}
+
+/// Makes the directories anew that an archive can do without. Without `wal/` it is none: that was
+/// lost, or isn't mounted.
+fn mend(files: &dyn Files) -> Result<(), ArchiveError> {
+    match files.names(Path::new(Layout::WAL)) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Err(ArchiveError::NoWal),
+        names => names?,
+    };
+    for dir in [Layout::INDEX, Layout::QUARANTINE] {
+        files.create_dir(Path::new(dir))?;
     }
     Ok(())
 }

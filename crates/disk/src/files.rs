@@ -96,7 +96,16 @@ pub trait Files: Send + Sync {
     /// Locks a file for as long as the [`Lock`] lives, creates it if need be, and writes
     /// `holder`, which is for people, into it.
     fn lock(&self, path: &Path, holder: &str) -> Result<Lock, LockError>;
+
+    /// Locks the root directory itself, which removing files doesn't undo. Where a file system
+    /// can't lock directories, as NFS can't, it gives a lock that holds nobody up.
+    fn lock_root(&self) -> Result<Lock, LockError>;
 }
+
+/// A holder's text isn't longer; what is read of it is bounded.
+pub(crate) const HOLDER_BYTES: usize = 4096;
+/// What is said of whoever holds the root: a directory says nothing of them.
+pub(crate) const UNKNOWN_HOLDER: &str = "a process that isn't named any more";
 
 /// A held lock; given up on drop, and by the system when the process dies.
 #[must_use = "the lock is given up when this is dropped"]

@@ -113,6 +113,16 @@ pub enum Op {
         /// What.
         bytes: Vec<u8>,
     },
+    /// Writes zeros: what was only allocated costs a commit of the file system's journal at its
+    /// first fdatasync, and what was written doesn't.
+    Zero {
+        /// An open file.
+        file: FileId,
+        /// Where; a multiple of [`BLOCK`](crate::BLOCK).
+        offset: u64,
+        /// How many bytes; a multiple of [`BLOCK`](crate::BLOCK). As much memory is used.
+        len: usize,
+    },
     /// Reads up to `len` bytes to the start of `buf`; fewer only at the end of the file.
     Read {
         /// An open file.
@@ -174,6 +184,7 @@ impl Op {
             Self::Open { .. } => OpKind::Open,
             Self::Write { .. } => OpKind::Write,
             Self::Append { .. } | Self::Put { .. } => OpKind::Append,
+            Self::Zero { .. } => OpKind::Zero,
             Self::Read { .. } => OpKind::Read,
             Self::SyncData { .. } => OpKind::SyncData,
             Self::SyncAll { .. } => OpKind::SyncAll,
@@ -193,6 +204,7 @@ impl Op {
             | Self::Open { file, .. }
             | Self::Write { file, .. }
             | Self::Append { file, .. }
+            | Self::Zero { file, .. }
             | Self::Read { file, .. }
             | Self::SyncData { file }
             | Self::SyncAll { file }
@@ -238,6 +250,8 @@ pub enum OpKind {
     Write,
     /// [`Op::Append`], and the second step of `write_new` and `lock`.
     Append,
+    /// [`Op::Zero`].
+    Zero,
     /// [`Op::Read`] and every blocking read.
     Read,
     /// [`Op::SyncData`].
@@ -283,6 +297,7 @@ impl OpKind {
             Self::Open => "open",
             Self::Write => "write",
             Self::Append => "append",
+            Self::Zero => "zeroing",
             Self::Read => "read",
             Self::SyncData => "fdatasync",
             Self::SyncAll => "fsync",

@@ -253,7 +253,7 @@ impl Connection {
     #[must_use]
     pub fn next_timeout(&self) -> Option<Instant> {
         match &self.state {
-            State::Streaming(stream) => stream.next_timeout(),
+            State::Streaming(stream) => Some(stream.next_timeout()),
             _ => None,
         }
     }

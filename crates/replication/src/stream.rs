@@ -24,12 +24,16 @@ impl Timing {
         intervals.into_iter().filter(|interval| !interval.is_zero()).min()
     }
 
-    /// A living server with a timeout asks for a reply after half of it; one that was silent for
-    /// twice the whole is gone.
-    fn silence(&self) -> Option<Duration> {
-        (!self.wal_sender_timeout.is_zero()).then_some(self.wal_sender_timeout * 2)
+    /// After so much silence the server is asked for a sign of life: one that has nothing to send
+    /// and hears from us often enough says nothing by itself. After twice as much it is gone.
+    fn silence(&self) -> Duration {
+        let timeout = self.wal_sender_timeout;
+        if timeout.is_zero() { DEFAULT_SILENCE } else { timeout }
     }
 }
+
+/// Where the server has no `wal_sender_timeout`: its default.
+const DEFAULT_SILENCE: Duration = Duration::from_secs(60);
 
 /// See the [module](self).
 #[derive(Debug)]
@@ -45,6 +49,8 @@ pub(crate) struct Stream {
     sent: Acknowledgement,
     last_sent: Instant,
     last_heard: Instant,
+    /// When the server was last asked for a sign of life.
+    asked: Option<Instant>,
     /// The server asked for a reply.
     reply_due: bool,
     /// The server wants to end, and waits for what it sent.
@@ -64,6 +70,7 @@ impl Stream {
             sent: NOTHING,
             last_sent: now,
             last_heard: now,
+            asked: None,
             reply_due: true,
             tail_request: None,
         }
@@ -135,22 +142,33 @@ impl Stream {
     /// The status that is due, if one is.
     pub(crate) fn status(&mut self, now: Instant, time_us: i64) -> Option<StandbyStatusUpdate> {
         let timer = self.next_status().is_some_and(|at| at <= now);
-        if self.acknowledged == self.sent && !self.reply_due && !timer {
+        let ask = self.next_question().is_some_and(|at| at <= now);
+        if self.acknowledged == self.sent && !self.reply_due && !timer && !ask {
             return None;
+        }
+        if ask {
+            self.asked = Some(now);
         }
         (self.sent, self.last_sent, self.reply_due) = (self.acknowledged, now, false);
         let Acknowledgement { write, flush } = self.acknowledged;
         let apply = Lsn::INVALID;
-        Some(StandbyStatusUpdate { write, flush, apply, time_us, reply_requested: false })
+        Some(StandbyStatusUpdate { write, flush, apply, time_us, reply_requested: ask })
     }
 
     fn next_status(&self) -> Option<Instant> {
         Some(self.last_sent + self.timing.interval()?)
     }
 
-    pub(crate) fn next_timeout(&self) -> Option<Instant> {
-        let silence = self.timing.silence().map(|silence| self.last_heard + silence);
-        [self.next_status(), silence].into_iter().flatten().min()
+    /// Once in a silence.
+    fn next_question(&self) -> Option<Instant> {
+        let asked = self.asked.is_some_and(|asked| asked >= self.last_heard);
+        (!asked).then(|| self.last_heard + self.timing.silence())
+    }
+
+    pub(crate) fn next_timeout(&self) -> Instant {
+        let gone = self.last_heard + self.timing.silence() * 2;
+        let speak = [self.next_status(), self.next_question()];
+        speak.into_iter().flatten().fold(gone, Instant::min)
     }
 
     /// A server that is silent for too long is gone. `reading` says whether we listened.
@@ -163,11 +181,10 @@ impl Stream {
             // A full disk: the silence is ours.
             self.last_heard = now;
         }
-        match self.timing.silence() {
-            Some(limit) if now.saturating_duration_since(self.last_heard) >= limit => {
-                Err(ProtocolError::Silent { seconds: limit.as_secs() })
-            }
-            _ => Ok(()),
+        let limit = self.timing.silence() * 2;
+        if now.saturating_duration_since(self.last_heard) >= limit {
+            return Err(ProtocolError::Silent { seconds: limit.as_secs() });
         }
+        Ok(())
     }
 }

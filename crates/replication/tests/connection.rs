@@ -83,17 +83,25 @@ fn keepalive(connection: &mut Connection, wal_end: Lsn, reply_requested: bool, n
     put(connection, &frame(b'd', &body), now).unwrap();
 }
 
-/// The status updates that are sent now, as (write, flush).
-fn statuses(connection: &mut Connection, now: Instant) -> Vec<(Lsn, Lsn)> {
+/// The status updates that are sent now.
+fn updates(connection: &mut Connection, now: Instant) -> Vec<StandbyStatusUpdate> {
     connection.send_status(now, 0);
     let bytes = transmitted(connection);
     let updates = bytes.chunks(39).map(|frame| {
         let payload: &[u8; 34] = frame[5..].try_into().unwrap();
-        let update = StandbyStatusUpdate::parse(payload).unwrap();
-        assert_eq!(update.apply, Lsn::INVALID, "nothing is ever applied");
-        (update.write, update.flush)
+        StandbyStatusUpdate::parse(payload).unwrap()
     });
     updates.collect()
+}
+
+/// The same as (write, flush); they ask for nothing.
+fn statuses(connection: &mut Connection, now: Instant) -> Vec<(Lsn, Lsn)> {
+    let positions = updates(connection, now).into_iter().map(|update| {
+        assert_eq!(update.apply, Lsn::INVALID, "nothing is ever applied");
+        assert!(!update.reply_requested);
+        (update.write, update.flush)
+    });
+    positions.collect()
 }
 
 fn may(write: u64, flush: u64) -> Option<Acknowledgement> {
@@ -261,6 +269,24 @@ fn a_silent_server_is_gone_unless_it_is_us_who_do_not_listen() {
     assert!(connection.handle_timeout(later + Duration::from_secs(119), true).is_ok());
     let silent = Err(ProtocolError::Silent { seconds: 120 });
     assert_eq!(connection.handle_timeout(later + Duration::from_secs(120), true), silent);
+}
+
+#[test]
+fn an_idle_server_is_asked_once_for_a_sign_of_life_and_stays() {
+    let mut now = Instant::now();
+    let mut connection = streaming(now);
+    for _ in 0..3 {
+        let began = now;
+        let mut asked = Vec::new();
+        while now < began + Duration::from_secs(119) {
+            now = connection.next_timeout().unwrap().min(began + Duration::from_secs(119));
+            connection.handle_timeout(now, true).unwrap();
+            let asking = updates(&mut connection, now).into_iter().filter(|up| up.reply_requested);
+            asked.extend(asking.map(|_| now.duration_since(began).as_secs()));
+        }
+        assert_eq!(asked, [60], "after a whole wal_sender_timeout");
+        keepalive(&mut connection, START, false, now);
+    }
 }
 
 #[test]

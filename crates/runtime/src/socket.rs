@@ -1,10 +1,11 @@
 //! A stream socket, TCP or Unix.
 
-use std::io::{self, IoSliceMut};
+use std::io::{self, ErrorKind, IoSliceMut, Read};
 use std::net::{IpAddr, SocketAddr};
 
 use pg_wire::settings::{ConnectionSettings, Host};
 use socket2::{SockRef, TcpKeepalive};
+use tokio::io::Interest;
 use tokio::net::{TcpStream, UnixStream};
 
 /// A connected socket that is never waited for while it is read or written.
@@ -20,7 +21,7 @@ impl Socket {
         if let Some(path) = settings.socket_path() {
             return Ok(Self::Unix(UnixStream::connect(path).await?));
         }
-        let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        let mut last = io::Error::new(ErrorKind::NotFound, "the name has no address");
         for address in addresses(settings).await? {
             match TcpStream::connect(address).await {
                 Ok(stream) => {
@@ -49,10 +50,7 @@ impl Socket {
 
     /// Reads what is there: `None` if nothing is, 0 at the end.
     pub(crate) fn try_read(&self, buf: &mut [u8]) -> io::Result<Option<usize>> {
-        now(|| match self {
-            Self::Tcp(stream) => stream.try_read(buf),
-            Self::Unix(stream) => stream.try_read(buf),
-        })
+        self.try_read_vectored(&mut [IoSliceMut::new(buf)])
     }
 
     /// The same into several places.
@@ -60,10 +58,21 @@ impl Socket {
         &self,
         bufs: &mut [IoSliceMut<'_>],
     ) -> io::Result<Option<usize>> {
-        now(|| match self {
-            Self::Tcp(stream) => stream.try_read_vectored(bufs),
-            Self::Unix(stream) => stream.try_read_vectored(bufs),
-        })
+        let room: usize = bufs.iter().map(|buf| buf.len()).sum();
+        let mut short = None;
+        let mut read = |socket: SockRef<'_>| match (&*socket).read_vectored(bufs)? {
+            got if got == 0 || got == room => Ok(got),
+            got => {
+                // Nothing is left (epoll(7), on stream sockets), so there is no need to ask.
+                short = Some(got);
+                Err(ErrorKind::WouldBlock.into())
+            }
+        };
+        let got = now(|| match self {
+            Self::Tcp(stream) => stream.try_io(Interest::READABLE, || read(stream.into())),
+            Self::Unix(stream) => stream.try_io(Interest::READABLE, || read(stream.into())),
+        })?;
+        Ok(got.or(short))
     }
 
     /// Writes what there is room for: `None` if there is none.
@@ -80,8 +89,8 @@ fn now(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<Option<usize>>
     loop {
         match call() {
             Ok(len) => return Ok(Some(len)),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
     }

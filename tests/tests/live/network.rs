@@ -120,6 +120,20 @@ fn a_silent_connection_is_given_up() {
 }
 
 #[test]
+fn an_idle_server_is_not_given_up() {
+    let server = server(18, 1, &["wal_sender_timeout = 1s", "autovacuum = off"]);
+    let proxy = Proxy::start(server.port()).must();
+    let scratch = scratch();
+    let options = ReceiverOptions { port: Some(proxy.port()), ..ReceiverOptions::default() };
+    let mut receiver = Receiver::start(&server, &scratch.path().join("archive"), &options);
+    receiver.await_streaming(&server);
+    // Our status comes so often that it has no reason to speak.
+    std::thread::sleep(Duration::from_secs(6));
+    assert_eq!(proxy.connections(), 1, "an idle server was taken for a dead one");
+    receiver.stop();
+}
+
+#[test]
 fn a_server_that_falls_silent_before_the_stream_holds_no_stop_up() {
     let (server, scratch) = (server(18, 1, &[]), scratch());
     // While authenticating, and in the answers to each of the commands before the stream.

@@ -59,6 +59,36 @@ fn a_second_receiver_is_refused_and_harms_nothing() {
 }
 
 #[test]
+fn removing_the_lock_lets_no_second_receiver_in() {
+    let (server, scratch) = (server(18, 1, &[]), scratch());
+    let archive = scratch.path().join("archive");
+    let mut first = Receiver::start(&server, &archive, &ReceiverOptions::default());
+    first.await_streaming(&server);
+    fs::remove_dir_all(archive.join("run")).must();
+    let second = ended(&mut receive(&server, &archive, &["--no-slot"]));
+    second.says(IN_USE, &["the archive is in use"]);
+    first.stop();
+}
+
+#[test]
+fn an_archive_without_what_makes_it_one_says_what_to_do() {
+    let (server, scratch) = (server(18, 1, &[]), scratch());
+    let archive = filled_archive(&server, scratch.path());
+    for spare in ["index", "quarantine"] {
+        fs::remove_dir_all(archive.join(spare)).must();
+    }
+    let end = server_flush(&server).to_string();
+    ended(&mut receive(&server, &archive, &["--no-slot", "-n", "-E", &end])).is_well();
+    let (wal, elsewhere) = (archive.join("wal"), archive.join("elsewhere"));
+    fs::rename(&wal, &elsewhere).must();
+    refused(&server, &archive, &["--no-slot"]).says(WRONG_ARCHIVE, &["no directory wal/"]);
+    fs::rename(&elsewhere, &wal).must();
+    fs::remove_file(archive.join("seawall.json")).must();
+    let refused = refused(&server, &archive, &["--no-slot"]);
+    refused.says(WRONG_ARCHIVE, &["restore seawall.json"]);
+}
+
+#[test]
 fn another_cluster_is_refused() {
     let (mine, scratch) = (server(18, 1, &[]), scratch());
     let archive = filled_archive(&mine, scratch.path());

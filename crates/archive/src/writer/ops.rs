@@ -3,13 +3,15 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use disk::{Access, AlignedBuf, Completion, Disk, ErrorKind, FileId, Lane, Op, OpId, Outcome};
+use disk::{
+    Access, AlignedBuf, BLOCK, Completion, Disk, ErrorKind, FileId, Lane, Op, OpId, Outcome,
+};
 use pg_types::{Lsn, SegmentNumber};
 
 use super::segment::{Name, Prepared, Segment};
 use super::{
     CATCH_UP_SYNC_BYTES, Difference, Event, FULL_DISK_RETRY, MAX_SEGMENTS, PREPARE_WITHIN_BYTES,
-    Stop, Writer,
+    Stop, Writer, ZEROS_AHEAD_BYTES,
 };
 use crate::Layout;
 use crate::index::ENTRY_LEN;
@@ -21,6 +23,8 @@ pub(super) enum Pending {
     Step,
     /// A write of a segment's bytes up to `until`.
     Write { number: SegmentNumber, until: u64, redo: Option<Redo> },
+    /// Zeros where commits will come.
+    Zeros,
     /// An fsync behind a write, in its lane.
     TailSync { number: SegmentNumber, until: u64 },
     /// An fsync of what was written of a segment when it was submitted.
@@ -176,6 +180,25 @@ impl Writer {
             chain.push((Op::SyncData { file }, Pending::TailSync { number, until }));
         }
         self.submit(Lane::Write, chain);
+        if sync {
+            self.zero_ahead(number, until);
+        }
+    }
+
+    /// Writes zeros behind `until`, for the next commits. In the lane of the writes, so that what
+    /// comes next is written over them.
+    fn zero_ahead(&mut self, number: SegmentNumber, until: u64) {
+        let size = self.layout.segment_size.bytes();
+        let Some(segment) = self.segment(number) else { return };
+        let from = segment.zeroed.max(until.next_multiple_of(BLOCK as u64));
+        if from == size || from - until > ZEROS_AHEAD_BYTES / 2 {
+            return;
+        }
+        let end = size.min(from + ZEROS_AHEAD_BYTES);
+        segment.zeroed = end;
+        let file = segment.file;
+        let len = usize::try_from(end - from).unwrap_or(0);
+        self.submit(Lane::Write, vec![(Op::Zero { file, offset: from, len }, Pending::Zeros)]);
     }
 
     pub(super) fn complete(&mut self, completion: Completion, now: Instant) {
@@ -268,6 +291,8 @@ impl Writer {
         match pending {
             Pending::Index => return self.events.push_back(Event::IndexLost(failure.error)),
             Pending::Clear => return,
+            // They make fsyncs faster, that is all.
+            Pending::Zeros if full => return,
             Pending::Write { number, until, redo } if full => {
                 self.do_again(number, until, redo, failure.buf);
                 return self.is_full(failure.error, now);
@@ -329,7 +354,13 @@ impl Writer {
     }
 
     /// Tries again what found no room.
-    pub(super) fn retry(&mut self, disk: &mut dyn Disk) {
+    pub(super) fn retry(&mut self, now: Instant, disk: &mut dyn Disk) {
+        if self.pending.values().any(|pending| matches!(pending, Pending::Write { .. })) {
+            // One that came later is still under way: done now, an earlier one would be written
+            // over it, with zeros in the block that both have a part of.
+            self.retry_at = Some(now + FULL_DISK_RETRY);
+            return;
+        }
         if let Prepared::NoRoom(number) = self.prepared {
             // What the last try left, if anything.
             let path = self.layout.prepared(self.timeline, number);

@@ -14,6 +14,8 @@ pub(super) struct Segment {
     pub(super) synced: u64,
     /// Bytes from its start that an fsync under way covers.
     pub(super) syncing: u64,
+    /// Bytes from its start that zeros were written for, or the stream.
+    pub(super) zeroed: u64,
     pub(super) name: Name,
 }
 
@@ -34,7 +36,7 @@ pub(super) enum Name {
 
 impl Segment {
     pub(super) fn new(number: SegmentNumber, file: FileId, name: Name, stored: u64) -> Self {
-        Self { number, file, written: stored, synced: stored, syncing: stored, name }
+        Self { number, file, written: stored, synced: stored, syncing: stored, zeroed: 0, name }
     }
 
     /// Whether it would be found after a loss of power.

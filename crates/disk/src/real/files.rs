@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::sys::{OpenFile, Root};
-use crate::files::Held;
+use crate::files::{HOLDER_BYTES, Held, UNKNOWN_HOLDER};
 use crate::{
     Access, AlignedBuf, BLOCK, DirEntry, DiskError, ErrorKind, Files, Lock, LockError, OpKind,
     ReadAt,
@@ -17,8 +17,6 @@ use crate::{
 /// How much `copy` moves at a time: large enough for direct reads to be quick, and small beside
 /// the sixteen megabytes that a receiver may have.
 const COPY_BYTES: usize = 1 << 20;
-/// A holder's text isn't longer; what is read of it is bounded.
-const HOLDER_BYTES: usize = 4096;
 
 /// The blocking view of a real disk, without threads: for tools.
 #[derive(Clone)]
@@ -168,6 +166,16 @@ impl Files for RealFiles {
         }
         Self::write_holder(&file, holder).map_err(|e| error(&e))?;
         Ok(Lock::new(HeldFile { _file: file }))
+    }
+
+    fn lock_root(&self) -> Result<Lock, LockError> {
+        let file = self.root.open_dir()?;
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => {
+                Err(LockError::Held { path: PathBuf::new(), holder: UNKNOWN_HOLDER.to_owned() })
+            }
+            Ok(()) | Err(TryLockError::Error(_)) => Ok(Lock::new(HeldFile { _file: file })),
+        }
     }
 }
 

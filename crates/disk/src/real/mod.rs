@@ -1,7 +1,7 @@
 //! The disk of the machine: a thread for each lane, and blocking files beside them.
 //!
 //! Invariant: a lane's thread performs its chains in order and reports each operation once, and
-//! calls `wake` after each report. Never blocks its user: neither to submit, nor to poll, nor
+//! calls `wake` after each chain. Never blocks its user: neither to submit, nor to poll, nor
 //! when it is dropped, since an fsync that hangs must not keep a process from ending.
 
 mod files;
@@ -48,8 +48,8 @@ struct Shared {
 }
 
 impl RealDisk {
-    /// Starts the lanes. `wake` is called, on a lane's thread, after each completion has been
-    /// queued; it must not block.
+    /// Starts the lanes. `wake` is called, on a lane's thread, after the completions of a chain have
+    /// been queued; it must not block. Those of a chain's first operations can be polled before.
     ///
     /// # Errors
     ///
@@ -116,8 +116,10 @@ fn work(shared: &Shared, chains: &Receiver<Chain>, report: &Sender<Completion>) 
             if report.send(Completion { id, result }).is_err() {
                 return;
             }
-            (shared.wake)();
         }
+        // Once for the chain: a commit waits for its end, and waking costs as much as an fsync of
+        // a fast disk. Whoever wants to know of its middle looks.
+        (shared.wake)();
     }
 }
 
@@ -164,6 +166,10 @@ impl Shared {
             }
             Op::Append { file, offset, bytes } => {
                 self.file(*file, kind.name())?.write(kind, *offset, bytes)
+            }
+            Op::Zero { file, offset, len } => {
+                // Never touched, so that all of it is one page of the kernel's.
+                self.file(*file, kind.name())?.write(kind, *offset, &AlignedBuf::zeroed(*len))
             }
             Op::Put { path, offset, bytes } => {
                 let file = match root.open(path, Access::Buffered, true) {
@@ -284,5 +290,9 @@ impl Files for RealDisk {
 
     fn lock(&self, path: &Path, holder: &str) -> Result<Lock, LockError> {
         self.files().lock(path, holder)
+    }
+
+    fn lock_root(&self) -> Result<Lock, LockError> {
+        self.files().lock_root()
     }
 }

@@ -229,6 +229,12 @@ impl Root {
         options.open(self.at(path)).map_err(|e| DiskError::from_io("lock", path, &e))
     }
 
+    /// The root directory, to lock.
+    pub(super) fn open_dir(&self) -> Result<File, DiskError> {
+        let root = Path::new("");
+        File::open(self.at(root)).map_err(|e| DiskError::from_io("lock", root, &e))
+    }
+
     pub(super) fn create_dir(&self, path: &Path) -> Result<(), DiskError> {
         use std::os::unix::fs::DirBuilderExt;
         let system_path = self.at(path);

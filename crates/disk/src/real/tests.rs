@@ -53,6 +53,16 @@ impl Rig {
         results
     }
 
+    /// Waking comes after the completions, once for each chain.
+    fn await_woken(&self, chains: usize) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.woken.load(Ordering::SeqCst) != chains {
+            let woken = self.woken.load(Ordering::SeqCst);
+            assert!(woken < chains && Instant::now() < deadline, "woken {woken} times");
+            std::thread::yield_now();
+        }
+    }
+
     fn one(&mut self, op: Op) -> Result<Outcome, Failure> {
         self.chain(Lane::Meta, vec![op]).pop().unwrap()
     }
@@ -88,7 +98,7 @@ fn what_is_written_is_read_back_by_either_access() {
         assert!(buf[..BLOCK].iter().all(|byte| *byte == 0));
         assert!(buf[BLOCK..3 * BLOCK].iter().all(|byte| *byte == 7));
         assert!(buf[3 * BLOCK..len].iter().all(|byte| *byte == 0));
-        assert_eq!(rig.woken.load(Ordering::SeqCst), 4);
+        rig.await_woken(3);
         assert_eq!(rig.disk.len(Path::new("a")).unwrap(), Some(8 * BLOCK as u64));
     }
 }
@@ -239,5 +249,22 @@ fn dropping_the_disk_ends_its_threads() {
     while shared.strong_count() > 0 {
         assert!(Instant::now() < deadline, "a lane's thread goes on");
         std::thread::yield_now();
+    }
+}
+
+#[test]
+fn zeros_are_written_where_they_are_wanted() {
+    for access in [Access::Direct, Access::Buffered] {
+        let mut rig = Rig::new();
+        let size = 8 * BLOCK as u64;
+        let file = rig.create("a", size, access);
+        rig.one(Op::Write { file, offset: 0, buf: filled(7, 8), len: 8 * BLOCK }).unwrap();
+        rig.one(Op::Zero { file, offset: BLOCK as u64, len: 2 * BLOCK }).unwrap();
+        assert_eq!(rig.disk.len(Path::new("a")).unwrap(), Some(size));
+        let read = Op::Read { file, offset: 0, buf: filled(9, 8), len: 8 * BLOCK };
+        let Ok(Outcome::Read(buf, len)) = rig.one(read) else { panic!("the read fails") };
+        let zeros = BLOCK..3 * BLOCK;
+        let right = |(at, byte): (usize, &u8)| *byte == if zeros.contains(&at) { 0 } else { 7 };
+        assert!(buf[..len].iter().enumerate().all(right));
     }
 }

@@ -7,7 +7,7 @@ use rustix::io::Errno;
 
 use super::state::{Handle, State, too_long, unaligned};
 use super::{SimDisk, locked};
-use crate::files::Held;
+use crate::files::{HOLDER_BYTES, Held, UNKNOWN_HOLDER};
 use crate::{
     Access, AlignedBuf, BLOCK, DirEntry, DiskError, ErrorKind, Files, Lock, LockError, OpKind,
     ReadAt,
@@ -15,8 +15,6 @@ use crate::{
 
 /// How much `copy` writes at a time: a unit in which it can be interrupted.
 const COPY_BYTES: usize = 1 << 20;
-/// A holder's text isn't longer; what is read of it is bounded.
-const HOLDER_BYTES: usize = 4096;
 
 impl Files for SimDisk {
     fn create_dir(&self, path: &Path) -> Result<(), DiskError> {
@@ -165,6 +163,19 @@ impl Files for SimDisk {
         drop(state);
         let (state, path) = (Arc::clone(&self.state), path.to_owned());
         Ok(Lock::new(SimLock { state, path, number }))
+    }
+
+    fn lock_root(&self) -> Result<Lock, LockError> {
+        let mut state = self.state();
+        let path = PathBuf::new();
+        if state.locks.contains_key(&path) {
+            return Err(LockError::Held { path, holder: UNKNOWN_HOLDER.to_owned() });
+        }
+        let number = state.next_lock;
+        state.next_lock += 1;
+        state.locks.insert(path.clone(), number);
+        drop(state);
+        Ok(Lock::new(SimLock { state: Arc::clone(&self.state), path, number }))
     }
 }
 

@@ -32,7 +32,7 @@ impl OpClass {
             Self::Any => true,
             Self::Change => kind.is_change(),
             Self::Sync => kind.is_sync(),
-            Self::Write => matches!(kind, OpKind::Write | OpKind::Append),
+            Self::Write => matches!(kind, OpKind::Write | OpKind::Append | OpKind::Zero),
             Self::Kind(one) => one == kind,
         }
     }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::io::Errno;
 
 use super::content::SECTOR;
-use super::fault::{FaultKind, Faults, Mutation};
+use super::fault::{FaultKind, Faults, Mutation, OpClass};
 use super::image::{Image, Ino};
 use super::lanes::Lanes;
 use super::rng::Rng;
@@ -107,7 +107,7 @@ impl State {
             self.operations += 1;
         }
         let fault = self.faults.hit(kind, [Some(path), other]);
-        let plays = kind.is_sync() || matches!(kind, OpKind::Write | OpKind::Append);
+        let plays = kind.is_sync() || OpClass::Write.has(kind);
         let result = match fault.and_then(|fault| fault.errno(kind)) {
             Some(errno) if !plays => Err(errno),
             _ => body(self, fault),
@@ -140,6 +140,10 @@ impl State {
             Op::Append { file, offset, bytes } => {
                 let handle = self.handle(op, file.0)?;
                 self.write(op.kind(), &handle, *offset, bytes)
+            }
+            Op::Zero { file, offset, len } => {
+                let handle = self.handle(op, file.0)?;
+                self.write(op.kind(), &handle, *offset, &vec![0; *len])
             }
             Op::Put { path, offset, bytes } => {
                 let ino = match self.image.lookup_file(path) {

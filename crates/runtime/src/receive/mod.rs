@@ -54,7 +54,7 @@ pub enum Report<'a> {
     Connected(&'a Facts),
     /// The slot was made.
     SlotCreated(&'a SlotName),
-    /// Where streaming starts: `Some` where nothing was archived before.
+    /// The server streams.
     Streaming {
         /// On which timeline.
         timeline: TimelineId,
@@ -62,7 +62,7 @@ pub enum Report<'a> {
         start: Lsn,
         /// Up to where the archive is proved already.
         proved: Lsn,
-        /// What a new archive begins with.
+        /// What a new archive begins with; `None` where something was archived before.
         begins: Option<StartFrom>,
     },
     /// Something was found and mended in the archive.
@@ -212,12 +212,12 @@ impl Receiver<'_> {
             observer.report(&Report::Note(note));
         }
         let (timeline, start, proved) = (resume.timeline, resume.start, resume.proved());
-        observer.report(&Report::Streaming { timeline, start, proved, begins });
         let mut writer = Writer::new(&archive, resume, self.what.writer, disk);
         let text = start_replication(self.what.slot.as_ref(), start, timeline);
         link.connection.start_streaming(&text, start);
+        let begun = Report::Streaming { timeline, start, proved, begins };
         let mut stream = stream::Streaming::new(&mut link, &mut writer, disk, woken, observer);
-        let result = stream.run(shutdown, self.what.end_position, timeline).await;
+        let result = stream.run(shutdown, self.what.end_position, timeline, &begun).await;
         let stopped = matches!(result, Ok(Ended::Stopped(_)));
         self.progressed = writer.positions().proved.0 > proved;
         self.streamed |= self.progressed;

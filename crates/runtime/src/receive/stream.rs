@@ -4,6 +4,7 @@
 //! waits for us is acknowledged after one write and one fsync, and no timer.
 
 use std::io::IoSliceMut;
+use std::pin::{Pin, pin};
 use std::time::{Duration, Instant, SystemTime};
 
 use archive::Writer;
@@ -12,6 +13,7 @@ use pg_types::{Lsn, TimelineId};
 use pg_wire::stream::pg_micros_from_system_time;
 use replication::{Event, Want};
 use tokio::sync::Notify;
+use tokio::time::{Sleep, sleep_until};
 
 use crate::receive::{Observer, Progress, Report, Shutdown};
 use crate::{Ended, Link, SessionError};
@@ -21,6 +23,9 @@ const READS_A_TURN: u32 = 64;
 /// While the stream is being caught up with, a buffer waits to be full, but not for a server that
 /// sends no more.
 const STALL: Duration = Duration::from_millis(50);
+/// What is written is reported together with what is flushed: a status costs the server as much as
+/// it costs us. An fsync that takes longer than this isn't waited for, since `remote_write` is.
+const SLOW_SYNC: Duration = Duration::from_millis(2);
 /// A stop lets the server answer so long; with what follows it stays below 2 s.
 const GOODBYE_LIMIT: Duration = Duration::from_millis(1200);
 /// How often an observer is told of progress.
@@ -45,6 +50,8 @@ pub(super) struct Streaming<'a> {
     woken: &'a Notify,
     observer: &'a mut dyn Observer,
     last_read: Instant,
+    /// When the fsync under way began, that a commit may be waiting for.
+    syncing_since: Option<Instant>,
     next_progress: Instant,
 }
 
@@ -57,7 +64,8 @@ impl<'a> Streaming<'a> {
         observer: &'a mut dyn Observer,
     ) -> Self {
         let now = Instant::now();
-        Self { link, writer, disk, woken, observer, last_read: now, next_progress: now }
+        let (last_read, next_progress, syncing_since) = (now, now, None);
+        Self { link, writer, disk, woken, observer, last_read, syncing_since, next_progress }
     }
 
     /// Streams until the end position, until it is stopped, or until something fails.
@@ -66,13 +74,15 @@ impl<'a> Streaming<'a> {
         shutdown: &mut Shutdown,
         end: Option<Lsn>,
         timeline: TimelineId,
+        begun: &Report<'_>,
     ) -> Result<Ended, SessionError> {
+        let mut timer = pin!(sleep_until(self.deadline().into()));
         loop {
             let mut read = Read::Some;
             for _ in 0..READS_A_TURN {
                 self.complete();
                 self.speak()?;
-                self.events(timeline)?;
+                self.events(timeline, begun)?;
                 if let Some(end) = end.filter(|end| self.has_reached(*end)) {
                     self.say_goodbye().await;
                     return Ok(Ended::AtEndPosition(end));
@@ -93,7 +103,7 @@ impl<'a> Streaming<'a> {
                 tokio::task::yield_now().await;
             } else {
                 self.idle();
-                self.wait(read, shutdown).await?;
+                self.wait(read, shutdown, timer.as_mut()).await?;
             }
         }
     }
@@ -117,19 +127,30 @@ impl<'a> Streaming<'a> {
         let durable_tail = self.link.connection.wants_tail()
             && self.writer.validator().tail_is_plausible()
             && self.writer.all_durable();
+        let now = Instant::now();
+        let flushed_soon = self.is_flushed_soon(now);
         let connection = &mut self.link.connection;
-        connection.acknowledge(self.writer.acknowledgement(), durable_tail);
-        connection.send_status(Instant::now(), pg_micros_from_system_time(SystemTime::now()));
+        if !flushed_soon {
+            connection.acknowledge(self.writer.acknowledgement(), durable_tail);
+        }
+        connection.send_status(now, pg_micros_from_system_time(SystemTime::now()));
         self.link.transmit()
     }
 
+    /// Whether the next acknowledgement is worth waiting for.
+    fn is_flushed_soon(&mut self, now: Instant) -> bool {
+        self.syncing_since = self.writer.is_syncing().then(|| self.syncing_since.unwrap_or(now));
+        self.syncing_since.is_some_and(|since| now < since + SLOW_SYNC)
+    }
+
     /// Hands on what happened, and ends the stream where that ends it.
-    fn events(&mut self, timeline: TimelineId) -> Result<(), SessionError> {
+    fn events(&mut self, timeline: TimelineId, begun: &Report<'_>) -> Result<(), SessionError> {
         while let Some(event) = self.writer.poll_event() {
             self.observer.report(&Report::Archive(&event));
         }
         while let Some(event) = self.link.connection.poll_event() {
             match event {
+                Event::Streaming => self.observer.report(begun),
                 Event::Notice(notice) => self.observer.report(&Report::Notice(&notice)),
                 Event::StreamFailed(message) => {
                     return Err(SessionError::Refused { command: "streaming", message });
@@ -215,10 +236,19 @@ impl<'a> Streaming<'a> {
     }
 
     /// Waits until something can be read, has ended on the disk, or is due.
-    async fn wait(&mut self, read: Read, shutdown: &mut Shutdown) -> Result<(), SessionError> {
+    async fn wait(
+        &mut self,
+        read: Read,
+        shutdown: &mut Shutdown,
+        mut timer: Pin<&mut Sleep>,
+    ) -> Result<(), SessionError> {
         let reading = read == Read::Nothing;
         let sending = self.link.connection.poll_transmit().is_some();
-        let deadline = self.deadline();
+        let deadline = self.deadline().into();
+        if timer.is_elapsed() || timer.deadline() > deadline {
+            // Only then: setting it costs two system calls, and being woken early costs less.
+            timer.as_mut().reset(deadline);
+        }
         let socket = &self.link.socket;
         tokio::select! {
             biased;
@@ -226,7 +256,7 @@ impl<'a> Streaming<'a> {
             () = self.woken.notified() => {}
             result = socket.writable(), if sending => result.map_err(SessionError::Broken)?,
             _ = shutdown.changed() => {}
-            () = tokio::time::sleep_until(deadline.into()) => {}
+            () = timer => {}
         }
         let now = Instant::now();
         self.writer.handle_timeout(now, self.disk);
@@ -242,6 +272,7 @@ impl<'a> Streaming<'a> {
             self.link.connection.next_timeout(),
             self.writer.next_timeout(),
             unwritten.then_some(stall),
+            self.writer.is_syncing().then(|| Instant::now() + SLOW_SYNC),
         ];
         timeouts.into_iter().flatten().fold(self.next_progress, Instant::min)
     }

@@ -51,6 +51,12 @@ pub fn fault_cases(seed: u64, nth: u64, of: u64) -> Vec<FaultCase> {
             cases.push(FaultCase { seed, fault: Fault { at, what, times } });
         }
     }
+    // Among them those that others are behind in their lane.
+    for at in 0..changes {
+        let at = OpMatch::nth(OpClass::Kind(OpKind::Write), at);
+        let (what, times) = (FaultKind::Enospc, Times::Count(1));
+        cases.push(FaultCase { seed, fault: Fault { at, what, times } });
+    }
     for kind in [OpKind::Read, OpKind::Open, OpKind::List] {
         for at in 0..reads {
             let at = OpMatch::nth(OpClass::Kind(kind), at);

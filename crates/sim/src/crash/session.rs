@@ -236,6 +236,11 @@ impl<'a> Session<'a> {
         if self.is_done() {
             return Ok(Turn::Done);
         }
+        if self.writer.next_timeout().is_some() && self.rng.below(8) == 0 {
+            // Whatever else is under way.
+            self.pass_time();
+            self.after_event()?;
+        }
         let moved = match self.rng.below(16) {
             0..6 => self.receive(),
             6..14 => self.step()?,
