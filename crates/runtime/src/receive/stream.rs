@@ -122,18 +122,24 @@ impl<'a> Streaming<'a> {
         }
     }
 
-    /// Acknowledges what may be, and sends what is to be sent.
+    /// Acknowledges what may be, unless there will soon be more, and sends what is to be sent.
     fn speak(&mut self) -> Result<(), SessionError> {
+        if !self.is_flushed_soon(Instant::now()) {
+            self.acknowledge();
+        }
+        self.send()
+    }
+
+    fn acknowledge(&mut self) {
         let durable_tail = self.link.connection.wants_tail()
             && self.writer.validator().tail_is_plausible()
             && self.writer.all_durable();
-        let now = Instant::now();
-        let flushed_soon = self.is_flushed_soon(now);
-        let connection = &mut self.link.connection;
-        if !flushed_soon {
-            connection.acknowledge(self.writer.acknowledgement(), durable_tail);
-        }
-        connection.send_status(now, pg_micros_from_system_time(SystemTime::now()));
+        self.link.connection.acknowledge(self.writer.acknowledgement(), durable_tail);
+    }
+
+    fn send(&mut self) -> Result<(), SessionError> {
+        let time_us = pg_micros_from_system_time(SystemTime::now());
+        self.link.connection.send_status(Instant::now(), time_us);
         self.link.transmit()
     }
 
@@ -289,7 +295,8 @@ impl<'a> Streaming<'a> {
     /// Acknowledges what is durable, and ends the stream; a server that doesn't answer is left.
     async fn say_goodbye(&mut self) {
         self.complete();
-        if self.speak().is_err() {
+        self.acknowledge();
+        if self.send().is_err() {
             return;
         }
         self.link.connection.stop_streaming();
