@@ -61,6 +61,7 @@ impl From<ArchiveError> for Failure {
         let exit = match &error {
             ArchiveError::Disk(_) => Exit::Failed,
             ArchiveError::Locked { .. } => Exit::InUse,
+            ArchiveError::LeftTimeline { .. } | ArchiveError::OtherHistory { .. } => Exit::Diverged,
             _ => Exit::WrongArchive,
         };
         Self { exit, message: error.to_string() }

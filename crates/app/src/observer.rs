@@ -208,6 +208,31 @@ impl Observer for Talk {
             Report::Note(note) => tracing::warn!("{note}"),
             Report::Archive(event) => self.archive_event(event),
             Report::Notice(notice) => tracing::info!("the server says: {notice}"),
+            Report::TimelineEnded { timeline, at, next } => {
+                tracing::info!("timeline {timeline} ended at {at}; going on with timeline {next}");
+                self.event(&json!({
+                    "event": "timeline_ended",
+                    "timeline": timeline.as_u32(),
+                    "at": at.to_string(),
+                    "next": next.as_u32(),
+                }));
+            }
+            Report::LostBranch(lost) => {
+                let (timeline, from, to) = (lost.timeline, lost.from, lost.to);
+                tracing::error!(
+                    "ALARM: timeline {timeline} was archived up to {to}, and the server's history \
+                     left it at {from}: {} of acknowledged WAL aren't part of it. They stay in \
+                     the archive, on timeline {timeline}; look there for commits that the \
+                     promoted server hasn't got",
+                    size(to.saturating_since(from) as f64)
+                );
+                self.event(&json!({
+                    "event": "lost_branch",
+                    "timeline": timeline.as_u32(),
+                    "from": from.to_string(),
+                    "to": to.to_string(),
+                }));
+            }
             Report::Withdrawn(withdrawn) => {
                 tracing::warn!(
                     "{} is fetched again: the record that runs over its end doesn't hold",

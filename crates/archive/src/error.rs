@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use disk::{DiskError, LockError};
-use pg_types::{SegmentSize, SystemId};
+use pg_types::{BranchError, Lsn, SegmentSize, SystemId, TimelineId};
 
 /// Why an archive can't be used. Nothing was touched.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -111,16 +111,43 @@ pub enum ArchiveError {
         /// A sealed segment behind it.
         later: String,
     },
-    /// The server is on another timeline than the archive's newest.
+    /// The server's history has no timeline that is archived.
     #[error(
-        "the archive ends on timeline {archive} and the server is on timeline {server}; following \
-         a promotion isn't supported yet: stop, and keep this archive as it is"
+        "the archive's newest timeline is {archive}, and the history of the server, which is on \
+         timeline {server}, has none of the archive's: they have no WAL in common that anything \
+         tells of; give this server an archive of its own"
     )]
-    OtherTimeline {
+    NoCommonTimeline {
         /// The archive's newest.
-        archive: u32,
+        archive: TimelineId,
         /// The server's.
-        server: u32,
+        server: TimelineId,
+    },
+    /// The archive has followed a promotion that the server knows nothing of.
+    #[error(
+        "the server is on timeline {server}, which the archive left at {at} for timeline {archive}: \
+         a standby will follow, and is waited for; a primary that was failed over from has to be \
+         rebuilt, or rewound with pg_rewind"
+    )]
+    LeftTimeline {
+        /// The one that the archive followed.
+        archive: TimelineId,
+        /// The server's.
+        server: TimelineId,
+        /// Where it was left.
+        at: Lsn,
+    },
+    /// A history file that doesn't parse.
+    #[error("{0}; it has to be mended on the server, where it is in pg_wal")]
+    BadHistory(#[from] BranchError),
+    /// Two histories of one timeline.
+    #[error(
+        "{} differs from the server's: two servers were promoted to the same timeline. Keep this \
+         archive as it is, and give this server an archive of its own", path.display()
+    )]
+    OtherHistory {
+        /// The archive's.
+        path: PathBuf,
     },
 }
 

@@ -48,6 +48,18 @@ impl Layout {
         Path::new(Self::WAL).join(format!(".{name}.tmp"))
     }
 
+    /// A timeline's history.
+    #[must_use]
+    pub fn history(&self, timeline: TimelineId) -> PathBuf {
+        self.wal(WalFileName::TimelineHistory(timeline))
+    }
+
+    /// The file that will become a timeline's history.
+    pub(crate) fn history_tmp(&self, timeline: TimelineId) -> PathBuf {
+        let name = WalFileName::TimelineHistory(timeline).display(self.segment_size);
+        Path::new(Self::WAL).join(format!(".{name}.tmp"))
+    }
+
     /// The file that a segment's proved bytes are copied to.
     pub(crate) fn copied(&self, timeline: TimelineId, number: SegmentNumber) -> PathBuf {
         let name = WalFileName::segment(timeline, number).display(self.segment_size);

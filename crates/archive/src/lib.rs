@@ -15,6 +15,7 @@
 //!
 //! Never here: sockets, clocks, threads. Never done: overwriting a proved byte, deleting WAL.
 
+mod branch;
 mod error;
 mod format;
 mod index;
@@ -28,5 +29,5 @@ pub use format::{Format, Identity};
 pub use index::{ENTRIES_PER_FILE, ENTRY_LEN, IndexEntry};
 pub use layout::Layout;
 pub use open::{Archive, Claim, Withdrawn};
-pub use resume::{Resume, Stored};
+pub use resume::{LostBranch, Resume, Stored};
 pub use writer::{Event, Options, Stop, Writer};

@@ -216,20 +216,8 @@ impl Archive {
         Ok(segments)
     }
 
-    /// The newest timeline that has WAL here.
-    ///
-    /// # Errors
-    /// If the disk fails.
-    pub fn newest_timeline(&self) -> Result<Option<TimelineId>, ArchiveError> {
-        let timelines = self.segments()?.into_iter().filter_map(|name| match name {
-            WalFileName::Segment { timeline, .. } => Some(timeline),
-            WalFileName::TimelineHistory(_) => None,
-        });
-        Ok(timelines.max())
-    }
-
     /// All segments, ordered by timeline and number: as names are.
-    fn segments(&self) -> Result<Vec<WalFileName>, DiskError> {
+    pub(crate) fn segments(&self) -> Result<Vec<WalFileName>, DiskError> {
         let names = self.files.names(Path::new(Layout::WAL))?;
         let parsed = names.iter().filter_map(|name| {
             let name = WalFileName::parse(name, self.layout.segment_size)?;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use disk::{Access, AlignedBuf, DiskError};
-use pg_types::{Lsn, SegmentNumber, TimelineId, WalFileKind, WalFileName};
+use pg_types::{Branch, Lsn, SegmentNumber, TimelineId, WalFileKind, WalFileName};
 use wal_format::{
     DecodeError, LONG_HEADER_LEN, PageFlags, PageHeader, SHORT_HEADER_LEN, Validator,
 };
@@ -37,6 +37,20 @@ pub struct Resume {
     pub stored: Stored,
     /// What was found and mended, for the log.
     pub notes: Vec<String>,
+    /// What is archived past the position where the server's history left its timeline.
+    pub lost: Option<LostBranch>,
+}
+
+/// WAL that was received, acknowledged even, and isn't part of the server's history: the standby
+/// that was promoted hadn't got it. It stays where it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LostBranch {
+    /// Its timeline.
+    pub timeline: TimelineId,
+    /// Where the server's history left it.
+    pub from: Lsn,
+    /// The end of what is proved on it.
+    pub to: Lsn,
 }
 
 /// What the segment at which streaming starts holds already.
@@ -65,46 +79,55 @@ impl Resume {
 }
 
 impl Archive {
-    /// Where streaming of a timeline that nothing is archived of begins.
+    /// Where the streaming of a branch begins that nothing is archived of: at the start of the
+    /// segment of `at`, on the timeline that has it.
     #[must_use]
-    pub fn begin(&self, timeline: TimelineId, at: Lsn) -> Resume {
-        let start = at.segment_start(self.layout.segment_size);
-        let Primed { validator, index, from } = self.unprimed(timeline, at);
-        let (stored, notes) = (Stored::Nothing, Vec::new());
-        Resume { timeline, start, validator, decoded_from: from, index, stored, notes }
+    pub fn begin(&self, branch: &Branch, at: Lsn) -> Resume {
+        let size = self.layout.segment_size;
+        let stretch = branch.stretch_of(at.segment(size), size);
+        let timeline = stretch.map_or(branch.timeline(), |stretch| stretch.timeline);
+        let primed = self.unprimed(timeline, at);
+        self.resume_at(timeline, at.segment_start(size), Stored::Nothing, primed)
     }
 
-    /// Where streaming goes on; `None` if nothing is archived. What a crash left is mended: a
-    /// `.partial` that is full gets its name, temporaries go.
+    /// Where streaming goes on: behind the highest position that is archived and that the branch,
+    /// which is the server's history, has as well; `None` if nothing is archived. What a crash
+    /// left is mended: a `.partial` that is full gets its name, temporaries go.
+    ///
+    /// `ended` is a timeline that was received to its end, also where that lies in the middle of a
+    /// record, which nothing proves.
     ///
     /// With `rebuild` the proved bytes of each `.partial` are copied into a new file, as they must
     /// be after a write or an fsync failed: what such a file holds is never believed again. A
     /// call after one that failed does that by itself.
     ///
     /// # Errors
-    /// If the server is on another timeline than the archive's newest, if a segment is missing
-    /// among others, or the disk fails.
+    /// If the archive has nothing of the branch, or has seen the branch's newest timeline end; if
+    /// a segment is missing among others, or the disk fails.
     pub fn resume(
         &self,
-        server: TimelineId,
+        branch: &Branch,
+        ended: Option<TimelineId>,
         rebuild: bool,
     ) -> Result<Option<Resume>, ArchiveError> {
+        self.refuse(branch)?;
         let rebuild = self.doubt.swap(true, Ordering::Relaxed) || rebuild;
-        let resume = self.mend(server, rebuild)?;
+        self.remove_temporaries()?;
+        let resume = self.follow(branch, ended, rebuild)?;
         self.doubt.store(false, Ordering::Relaxed);
         Ok(resume)
     }
 
-    fn mend(&self, server: TimelineId, rebuild: bool) -> Result<Option<Resume>, ArchiveError> {
-        let mut notes = Vec::new();
-        self.remove_temporaries()?;
-        let Some(timeline) = self.newest_timeline()? else { return Ok(None) };
-        if timeline != server {
-            let (archive, server) = (timeline.as_u32(), server.as_u32());
-            return Err(ArchiveError::OtherTimeline { archive, server });
-        }
-        while self.tidy(timeline, &mut notes)? {}
-        let Some(found) = self.find_end(timeline, rebuild, &mut notes)? else { return Ok(None) };
+    /// Where streaming goes on on the newest timeline of a branch; `None` if none of it is
+    /// archived.
+    pub(crate) fn resume_on(
+        &self,
+        branch: &Branch,
+        rebuild: bool,
+    ) -> Result<Option<Resume>, ArchiveError> {
+        let (timeline, mut notes) = (branch.timeline(), Vec::new());
+        while self.tidy(branch, &mut notes)? {}
+        let Some(found) = self.find_end(branch, rebuild, &mut notes)? else { return Ok(None) };
         // What may be acknowledged now has names that a killed process may not have synced.
         self.files.sync_dir(Path::new(Layout::WAL))?;
         let size = self.layout.segment_size;
@@ -114,8 +137,19 @@ impl Archive {
                 (number.start(size), Stored::Partial { proved }, primed)
             }
         };
+        Ok(Some(Resume { notes, ..self.resume_at(timeline, start, stored, primed) }))
+    }
+
+    pub(crate) fn resume_at(
+        &self,
+        timeline: TimelineId,
+        start: Lsn,
+        stored: Stored,
+        primed: Primed,
+    ) -> Resume {
         let Primed { validator, index, from } = primed;
-        Ok(Some(Resume { timeline, start, validator, decoded_from: from, index, stored, notes }))
+        let (notes, lost) = (Vec::new(), None);
+        Resume { timeline, start, validator, decoded_from: from, index, stored, notes, lost }
     }
 
     fn remove_temporaries(&self) -> Result<(), DiskError> {
@@ -128,8 +162,8 @@ impl Archive {
 
     /// Gives each segment that isn't sealed, and the newest one, just one form, of its full size.
     /// Says whether anything went.
-    fn tidy(&self, timeline: TimelineId, notes: &mut Vec<String>) -> Result<bool, ArchiveError> {
-        let mut went = false;
+    fn tidy(&self, branch: &Branch, notes: &mut Vec<String>) -> Result<bool, ArchiveError> {
+        let (timeline, mut went) = (branch.timeline(), false);
         let size = self.layout.segment_size;
         let segments = self.numbers(timeline)?;
         for (place, (number, kind)) in segments.iter().enumerate() {
@@ -150,7 +184,7 @@ impl Archive {
             if let [(number, _), (again, _)] = pair
                 && number == again
             {
-                notes.extend(self.keep_longer(timeline, *number)?);
+                notes.extend(self.keep_longer(branch, *number)?);
                 went = true;
             }
         }
@@ -158,7 +192,7 @@ impl Archive {
     }
 
     /// The segments of a timeline, ordered; one that has both forms comes sealed first.
-    fn numbers(
+    pub(crate) fn numbers(
         &self,
         timeline: TimelineId,
     ) -> Result<Vec<(SegmentNumber, WalFileKind)>, DiskError> {
@@ -170,7 +204,12 @@ impl Archive {
         Ok(numbers.collect())
     }
 
-    fn path(&self, timeline: TimelineId, number: SegmentNumber, kind: WalFileKind) -> PathBuf {
+    pub(crate) fn path(
+        &self,
+        timeline: TimelineId,
+        number: SegmentNumber,
+        kind: WalFileKind,
+    ) -> PathBuf {
         match kind {
             WalFileKind::Partial => self.layout.partial(timeline, number),
             _ => self.layout.segment(timeline, number),
@@ -181,14 +220,15 @@ impl Archive {
     /// where sealing takes a link and an unlink, and between two steps of a withdrawal.
     fn keep_longer(
         &self,
-        timeline: TimelineId,
+        branch: &Branch,
         number: SegmentNumber,
     ) -> Result<Option<String>, ArchiveError> {
+        let timeline = branch.timeline();
         let (sealed, partial) =
             (self.layout.segment(timeline, number), self.layout.partial(timeline, number));
         let mut ends = [Lsn::INVALID; 2];
         for (path, end) in [&sealed, &partial].into_iter().zip(&mut ends) {
-            let mut primed = self.primed(timeline, number)?.0;
+            let mut primed = self.primed(branch, number)?.0;
             let ended = self.feed(path, &mut primed)?;
             let validator = primed.validator;
             *end = if ended.is_none() { validator.position() } else { validator.proved().0 };
@@ -226,10 +266,11 @@ impl Archive {
     /// segment is sealed, since they are sealed in their order.
     fn find_end(
         &self,
-        timeline: TimelineId,
+        branch: &Branch,
         rebuild: bool,
         notes: &mut Vec<String>,
     ) -> Result<Option<Found>, ArchiveError> {
+        let timeline = branch.timeline();
         let mut segments = self.numbers(timeline)?;
         let hole = segments
             .windows(2)
@@ -242,7 +283,7 @@ impl Archive {
         let Some((newest, _)) = segments.last().copied() else { return Ok(None) };
         let open = segments.iter().position(|(_, kind)| *kind == WalFileKind::Partial);
         let segments = segments.split_off(open.unwrap_or(segments.len() - 1));
-        let Passage { mut primed, error } = self.pass(timeline, &segments, notes)?;
+        let Passage { mut primed, error } = self.pass(branch, &segments, notes)?;
         let Some(end) = primed.pop() else { return Ok(None) };
         let proved = end.validator.proved().0;
         // So many were passed to their ends, and so many of them are sealed or must have been.
@@ -273,17 +314,18 @@ impl Archive {
     /// Decodes segments that follow each other, until one doesn't hold.
     fn pass(
         &self,
-        timeline: TimelineId,
+        branch: &Branch,
         segments: &[(SegmentNumber, WalFileKind)],
         notes: &mut Vec<String>,
     ) -> Result<Passage, ArchiveError> {
         let mut passage = Passage { primed: Vec::new(), error: None };
         let Some((first, _)) = segments.first() else { return Ok(passage) };
-        let (mut at, note) = self.primed(timeline, *first)?;
+        let (mut at, note) = self.primed(branch, *first)?;
         notes.extend(note);
         for (number, kind) in segments {
             passage.primed.push(at.clone());
-            passage.error = self.feed(&self.path(timeline, *number, *kind), &mut at)?;
+            let path = self.path(branch.timeline(), *number, *kind);
+            passage.error = self.feed(&path, &mut at)?;
             if passage.error.is_some() {
                 break;
             }
@@ -364,27 +406,27 @@ impl Archive {
 
     /// A validator at the start of `number` that knows the record running over it, from as far
     /// back as that begins; one that doesn't where the segments before it are missing or damaged.
-    fn primed(
+    pub(crate) fn primed(
         &self,
-        timeline: TimelineId,
+        branch: &Branch,
         number: SegmentNumber,
     ) -> Result<(Primed, Option<String>), ArchiveError> {
         let size = self.layout.segment_size;
+        let mut before = Vec::new();
         let mut from = number;
-        while let Some(before) = from.previous() {
-            let path = self.layout.segment(timeline, before);
-            if self.files.len(&path)? != Some(size.bytes()) {
-                break;
-            }
-            from = before;
-            if self.starts_a_record(&path)? {
+        while let Some(previous) = from.previous() {
+            let Some(path) = self.whole_segment(branch, previous)? else { break };
+            from = previous;
+            let starts_a_record = self.starts_a_record(&path)?;
+            before.push(path);
+            if starts_a_record {
                 break;
             }
         }
+        let timeline = branch.timeline();
         let mut primed = self.unprimed(timeline, from.start(size));
-        while from < number {
-            let path = self.layout.segment(timeline, from);
-            if let Some(error) = self.feed(&path, &mut primed)? {
+        for path in before.iter().rev() {
+            if let Some(error) = self.feed(path, &mut primed)? {
                 let unprimed = self.unprimed(timeline, number.start(size));
                 let note = format!(
                     "{} is damaged: {error}; the record that runs over its end can't be proved",
@@ -392,13 +434,27 @@ impl Archive {
                 );
                 return Ok((unprimed, Some(note)));
             }
-            from = from.next();
         }
+        // What lies on older timelines is settled there.
+        let begin = branch.stretches().last().map_or(Lsn::INVALID, |newest| newest.begin);
+        primed.from = primed.from.max(begin.segment(size).min(number));
         Ok((primed, None))
     }
 
+    /// A sealed segment of a branch, of its whole size.
+    fn whole_segment(
+        &self,
+        branch: &Branch,
+        number: SegmentNumber,
+    ) -> Result<Option<PathBuf>, DiskError> {
+        let size = self.layout.segment_size;
+        let Some(stretch) = branch.stretch_of(number, size) else { return Ok(None) };
+        let path = self.layout.segment(stretch.timeline, number);
+        Ok((self.files.len(&path)? == Some(size.bytes())).then_some(path))
+    }
+
     /// A validator at the start of the segment of `at` that knows nothing before it.
-    fn unprimed(&self, timeline: TimelineId, at: Lsn) -> Primed {
+    pub(crate) fn unprimed(&self, timeline: TimelineId, at: Lsn) -> Primed {
         let size = self.layout.segment_size;
         let validator = Validator::new(self.expect(timeline), at.segment_start(size));
         Primed { validator, index: IndexBuilder::new(timeline, size), from: at.segment(size) }
@@ -421,7 +477,11 @@ impl Archive {
     }
 
     /// Feeds a whole segment; gives what stopped it.
-    fn feed(&self, path: &Path, to: &mut Primed) -> Result<Option<DecodeError>, DiskError> {
+    pub(crate) fn feed(
+        &self,
+        path: &Path,
+        to: &mut Primed,
+    ) -> Result<Option<DecodeError>, DiskError> {
         let file = self.files.open_read(path, Access::Direct)?;
         let mut buf = AlignedBuf::zeroed(READ_LEN);
         let mut offset = 0;
@@ -452,11 +512,18 @@ struct Passage {
 
 /// A validator that knows the record running over its position, and what it has seen.
 #[derive(Clone, Debug)]
-struct Primed {
+pub(crate) struct Primed {
     validator: Validator,
     index: IndexBuilder,
     /// The first segment that was decoded from its start.
     from: SegmentNumber,
+}
+
+impl Primed {
+    /// The end of what is proved.
+    pub(crate) fn proved(&self) -> Lsn {
+        self.validator.proved().0
+    }
 }
 
 /// Where the archive ends.

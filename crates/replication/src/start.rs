@@ -1,6 +1,6 @@
 //! Where streaming starts that nothing is archived for yet.
 
-use pg_types::{Lsn, TimelineId};
+use pg_types::{Branch, Lsn, TimelineId};
 use pg_wire::row::{SlotState, SystemIdentity};
 
 /// A beginning, and what is known of it.
@@ -22,11 +22,11 @@ impl StartFrom {
     }
 }
 
-/// Where to start: at the slot's `restart_lsn` if it keeps WAL on this timeline, else at the
-/// server's end.
+/// Where to start: at the slot's `restart_lsn` if it keeps WAL of the server's history, else at
+/// the server's end.
 #[must_use]
-pub fn start_from(slot: Option<&SlotState>, server: &SystemIdentity) -> StartFrom {
-    let on_timeline = |tli: Option<TimelineId>| tli.is_none_or(|tli| tli == server.timeline);
+pub fn start_from(slot: Option<&SlotState>, server: &SystemIdentity, branch: &Branch) -> StartFrom {
+    let on_timeline = |tli: Option<TimelineId>| tli.is_none_or(|tli| branch.up_to(tli).is_some());
     match slot {
         Some(SlotState { restart_lsn: Some(lsn), restart_tli, .. })
             if on_timeline(*restart_tli) =>
@@ -50,13 +50,14 @@ mod tests {
             xlogpos: Lsn::new(100),
             dbname: None,
         };
+        let branch = Branch::root(TimelineId::FIRST);
         let slot = |restart_lsn, restart_tli| SlotState {
             slot_type: "physical".to_owned(),
             restart_lsn,
             restart_tli,
         };
         let check = |slot: Option<SlotState>, expect| {
-            assert_eq!(start_from(slot.as_ref(), &server), expect);
+            assert_eq!(start_from(slot.as_ref(), &server, &branch), expect);
         };
         check(None, StartFrom::ServerEnd(Lsn::new(100)));
         check(Some(slot(None, None)), StartFrom::ServerEnd(Lsn::new(100)));

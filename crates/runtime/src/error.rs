@@ -95,11 +95,8 @@ pub enum SessionError {
         /// Its name.
         slot: String,
     },
-    /// The server streams another position than the archive's end.
-    #[error(
-        "timeline {timeline} ends at {at} on the server, which goes on with timeline {next}: \
-         following a promotion isn't supported yet; the archive is as it was"
-    )]
+    /// The timeline that was streamed is archived to its end.
+    #[error("timeline {timeline} ends at {at}, and the server goes on with timeline {next}")]
     EndOfTimeline {
         /// The one that was streamed.
         timeline: TimelineId,
@@ -148,6 +145,8 @@ impl SessionError {
             | Self::ServerShutDown
             | Self::Protocol(_)
             | Self::Row(_)
+            | Self::EndOfTimeline { .. }
+            | Self::Archive(ArchiveError::LeftTimeline { .. })
             | Self::Stopped(Stop::Corrupt(_) | Stop::Disk(_)) => Verdict::Retry,
             _ => Verdict::GiveUp,
         }

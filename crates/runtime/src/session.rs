@@ -2,14 +2,16 @@
 
 use std::time::Duration;
 
-use archive::Identity;
-use pg_types::{Geometry, Lsn, SegmentSize, ServerVersion};
+use archive::{Archive, ArchiveError, Identity};
+use pg_types::{Branch, Geometry, Lsn, SegmentSize, ServerVersion, TimelineId};
 use pg_wire::command::{
     self, CreatePhysicalSlot, SlotName, create_physical_slot, read_replication_slot,
 };
 use pg_wire::message::SqlState;
 use pg_wire::query::Rows;
-use pg_wire::row::{SlotState, SystemIdentity, parse_duration, parse_size, show_value};
+use pg_wire::row::{
+    SlotState, SystemIdentity, TimelineHistory, parse_duration, parse_size, show_value,
+};
 use pg_wire::settings::ConnectionSettings;
 use pg_wire::startup::{ServerInfo, Startup};
 use replication::Timing;
@@ -66,6 +68,49 @@ pub async fn connect(
         .ok_or(SessionError::Setting { name: "wal_sender_timeout", value: timeout })?;
     link.connection.set_timing(Timing { wal_sender_timeout, ..timing });
     Ok((link, Facts { version, system, geometry, wal_sender_timeout }))
+}
+
+/// The server's line of history, with every history file of it kept in the archive, durably.
+///
+/// # Errors
+/// If the server refuses, the connection breaks, or the archive has other files or can't keep
+/// these.
+pub(crate) async fn history(
+    link: &mut Link,
+    archive: &Archive,
+    timeline: TimelineId,
+) -> Result<Branch, SessionError> {
+    let Some(content) = ask_history(link, timeline).await? else {
+        return Ok(Branch::root(timeline));
+    };
+    let branch = Branch::parse(timeline, &content).map_err(ArchiveError::from)?;
+    for stretch in branch.stretches() {
+        let ancestor = stretch.timeline;
+        if ancestor == timeline || archive.history(ancestor)?.is_some() {
+            continue;
+        }
+        if let Some(content) = ask_history(link, ancestor).await? {
+            archive.keep_history(ancestor, &content)?;
+        }
+    }
+    // Last, so that with it all are there.
+    archive.keep_history(timeline, &content)?;
+    Ok(branch)
+}
+
+/// A timeline's history file; `None` if the server has none, as it never has of the first one.
+async fn ask_history(
+    link: &mut Link,
+    timeline: TimelineId,
+) -> Result<Option<Vec<u8>>, SessionError> {
+    if timeline == TimelineId::FIRST {
+        return Ok(None);
+    }
+    match link.ask(&command::timeline_history(timeline)).await {
+        Ok(rows) => Ok(Some(TimelineHistory::from_rows(&rows)?.content)),
+        Err(AskError::Server(message)) if message.sqlstate == SqlState::UNDEFINED_FILE => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn known_version(info: &ServerInfo) -> Result<ServerVersion, SessionError> {

@@ -23,4 +23,5 @@ mod strace;
 mod streaming;
 mod synchronous;
 mod terminal;
+mod timelines;
 mod upstream;

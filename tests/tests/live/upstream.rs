@@ -1,13 +1,10 @@
 //! Upstreams that come and go: a clean restart, what is said meanwhile, and a cascading standby.
 
-use std::fs::{self, OpenOptions};
-use std::io::Write;
-use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use testkit::load::Session;
-use testkit::process::{Running, Signal, Stream, run};
-use testkit::servers::{PgConnection, Server, StopMode};
+use testkit::process::{Running, Signal, Stream};
+use testkit::servers::StopMode;
 
 use super::common::{
     LIMIT, Must, Receiver, ReceiverOptions, SLOT, compare_with_primary, lsn, scratch, server,
@@ -99,115 +96,53 @@ fn without_sync_nothing_counts_as_flushed_and_the_end_comes() {
     compare_with_primary(&archive.join("wal"), &server, end);
 }
 
-/// A real standby of a server, over the socket only.
-struct Standby {
-    connection: PgConnection,
-    data: PathBuf,
-    running: Option<Running>,
-}
-
-impl Standby {
-    /// Made by pg_basebackup, in the primary's directory.
-    fn start(primary: &Server) -> Self {
-        let data = primary.scratch().server_dir("standby").must();
-        let socket_dir = primary.scratch().server_dir("standby-sock").must();
-        let mut backup = primary.install().command("pg_basebackup");
-        backup.args(["-d", &primary.socket_conninfo(), "-X", "fetch", "-c", "fast", "-R", "-D"]);
-        run(backup.arg(&data), LIMIT, "pg_basebackup").must();
-        let mut conf = OpenOptions::new().append(true).open(data.join("postgresql.conf")).must();
-        writeln!(
-            conf,
-            "listen_addresses = ''\nunix_socket_directories = '{}'\nhot_standby = on",
-            socket_dir.display()
-        )
-        .must();
-        let (install, port) = (primary.install().clone(), primary.port());
-        let connection = PgConnection { install, socket_dir, port };
-        let mut standby = Self { connection, data, running: None };
-        standby.run();
-        standby
-    }
-
-    fn run(&mut self) {
-        let mut postgres = self.connection.install.command("postgres");
-        let running = Running::spawn(postgres.arg("-D").arg(&self.data), "the standby").must();
-        running.wait_for_line("ready to accept read-only connections", LIMIT).must();
-        self.running = Some(running);
-    }
-
-    fn sql(&self, sql: &str) -> String {
-        self.connection.sql(sql).must()
-    }
-
-    fn wait_until(&self, what: &str, condition: &str) {
-        let deadline = Instant::now() + LIMIT;
-        while self.sql(&format!("SELECT ({condition})::bool")) != "t" {
-            assert!(
-                Instant::now() < deadline,
-                "waited {LIMIT:?} for {what}: {}",
-                self.sql("SELECT s::text, pg_last_wal_receive_lsn() FROM pg_stat_replication s")
-            );
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-
-    /// A fast shutdown; gives the time that it took.
-    fn stop(&mut self) -> Duration {
-        let mut running = self.running.take().unwrap_or_else(|| panic!("it doesn't run"));
-        running.stop(Signal::INT, LIMIT).must().1
-    }
-}
-
-impl Drop for Standby {
-    fn drop(&mut self) {
-        if let Some(mut running) = self.running.take() {
-            let ended = running.stop(Signal::QUIT, Duration::from_secs(10));
-            drop(ended);
-        }
-    }
-}
-
 /// The primary dies in the middle of a record; what the standby has of it, it passes on. No commit
 /// ends there, and a standby that shuts down waits for just this to be flushed downstream.
 fn a_standby_with_half_a_record(major: u32) {
     let (mut primary, scratch) = (server(major, 1, &[]), scratch());
-    let mut standby = Standby::start(&primary);
+    let mut standby = primary.standby(&[]).must();
     let mut seawall = seawall(&["receive", "--no-slot", "-d"]);
-    seawall.arg(standby.connection.socket_conninfo());
+    seawall.arg(standby.socket_conninfo());
     seawall.arg("-A").arg(scratch.path().join("archive"));
     let mut receiver = Running::spawn(&mut seawall, "seawall receive").must();
     let streams = "EXISTS (SELECT FROM pg_stat_replication WHERE state = 'streaming')";
-    standby.wait_until("seawall to stream from the standby", streams);
+    standby.wait_until("seawall to stream from the standby", LIMIT, streams).must();
 
     let begin = lsn(&primary, "SELECT pg_current_wal_insert_lsn()");
     let mut session = Session::open(primary.connection(), "SELECT 1").must();
     session.send("SELECT pg_logical_emit_message(true, 'live', repeat('x', 400000000))").must();
     let half = begin.saturating_add(20 << 20);
-    standby.wait_until("half a record", &format!("pg_last_wal_receive_lsn() > '{half}'"));
+    let received = format!("pg_last_wal_receive_lsn() > '{half}'");
+    standby.wait_until("half a record", LIMIT, &received).must();
     primary.kill9();
-    standby.wait_until(
+    let passed_on = standby.wait_until(
         "all of it to be passed on",
+        LIMIT,
         "NOT EXISTS (SELECT FROM pg_stat_wal_receiver WHERE status = 'streaming') AND \
          (SELECT sent_lsn FROM pg_stat_replication) = pg_last_wal_receive_lsn()",
     );
+    passed_on.must();
     let acknowledged = "SELECT flush_lsn < sent_lsn FROM pg_stat_replication";
-    assert_eq!(standby.sql(acknowledged), "t", "half a record was acknowledged without a need");
-    let took = standby.stop();
+    assert_eq!(
+        standby.sql(acknowledged).must(),
+        "t",
+        "half a record was acknowledged without a need"
+    );
+    let took = standby.stop(StopMode::Fast).must();
     assert!(took < Duration::from_secs(10), "the standby's shutdown was held up for {took:?}");
 
     // The primary comes back, and gives up what it had of the record.
     drop(session);
     primary.restart().must();
-    standby.run();
+    standby.restart().must();
     primary.sql("CREATE TABLE t AS SELECT generate_series(1, 10000) i").must();
     let end = server_flush(&primary);
     let flushed = format!("(SELECT max(flush_lsn) FROM pg_stat_replication) >= '{end}'");
-    standby.wait_until("seawall to go on", &flushed);
+    standby.wait_until("seawall to go on", LIMIT, &flushed).must();
     compare_with_primary(&scratch.path().join("archive/wal"), &primary, end);
     primary.stop(StopMode::Fast).must();
     let (status, _) = receiver.stop(Signal::TERM, LIMIT).must();
     assert!(status.success(), "{}", receiver.output_tail());
-    fs::remove_dir_all(&standby.data).must();
 }
 
 #[test]

@@ -5,7 +5,9 @@ mod stream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use archive::{Archive, ArchiveError, Claim, Event, Options, Resume, Stop, Withdrawn, Writer};
+use archive::{
+    Archive, ArchiveError, Claim, Event, LostBranch, Options, Resume, Stop, Withdrawn, Writer,
+};
 use disk::Disk;
 use pg_types::{Lsn, Positions, TimelineId};
 use pg_wire::command::{SlotName, start_replication};
@@ -14,7 +16,7 @@ use pg_wire::settings::ConnectionSettings;
 use replication::{StartFrom, Timing, start_from};
 use tokio::sync::{Notify, watch};
 
-use crate::session::{connect, create_slot, read_slot};
+use crate::session::{connect, create_slot, history, read_slot};
 use crate::{AskError, Ended, Facts, Link, SessionError, Verdict};
 
 /// The first pause before another attempt; each failure doubles it.
@@ -71,6 +73,17 @@ pub enum Report<'a> {
     Archive(&'a Event),
     /// The server says something to a person.
     Notice(&'a ServerMessage),
+    /// A timeline was received to its end.
+    TimelineEnded {
+        /// Which.
+        timeline: TimelineId,
+        /// Where.
+        at: Lsn,
+        /// The one that the server went on with.
+        next: TimelineId,
+    },
+    /// What is archived and isn't part of the server's history: an alarm.
+    LostBranch(&'a LostBranch),
     /// A segment lost its final name again.
     Withdrawn(&'a Withdrawn),
     /// A session ended; there will be another.
@@ -124,6 +137,7 @@ pub async fn receive(
         archive: None,
         rebuild: false,
         corrupt_at: None,
+        ended: None,
         streamed: false,
         progressed: false,
         slot_made: false,
@@ -139,6 +153,12 @@ pub async fn receive(
         };
         if *shutdown.borrow() {
             return Ok(Ended::Stopped(Lsn::INVALID));
+        }
+        if let SessionError::EndOfTimeline { timeline, at, next } = error
+            && receiver.ended.replace(timeline) != Some(timeline)
+        {
+            observer.report(&Report::TimelineEnded { timeline, at, next });
+            continue;
         }
         let give_up = error.verdict(receiver.streamed) == Verdict::GiveUp
             || !what.reconnect
@@ -174,6 +194,8 @@ struct Receiver<'a> {
     rebuild: bool,
     /// Where the last session found WAL that doesn't hold, and whether the one before did.
     corrupt_at: Option<(Lsn, u32)>,
+    /// The timeline that was streamed to its end.
+    ended: Option<TimelineId>,
     /// Whether any session ever streamed.
     streamed: bool,
     /// Whether the last session brought WAL that the archive didn't have.
@@ -210,6 +232,9 @@ impl Receiver<'_> {
         };
         for note in &resume.notes {
             observer.report(&Report::Note(note));
+        }
+        if let Some(lost) = &resume.lost {
+            observer.report(&Report::LostBranch(lost));
         }
         let (timeline, start, proved) = (resume.timeline, resume.start, resume.proved());
         let mut writer = Writer::new(&archive, resume, self.what.writer, disk);
@@ -257,8 +282,8 @@ impl Receiver<'_> {
         observer: &mut dyn Observer,
     ) -> Result<(Resume, Option<StartFrom>), SessionError> {
         let created = self.ensure_slot(link, facts, observer).await?;
-        let timeline = facts.system.timeline;
-        if let Some(resume) = archive.resume(timeline, self.rebuild)? {
+        let branch = history(link, archive, facts.system.timeline).await?;
+        if let Some(resume) = archive.resume(&branch, self.ended, self.rebuild)? {
             self.rebuild = false;
             return Ok((resume, None));
         }
@@ -284,8 +309,8 @@ impl Receiver<'_> {
                 }
             }
         };
-        let begins = start_from(slot.as_ref(), &facts.system);
-        Ok((archive.begin(timeline, begins.lsn()), Some(begins)))
+        let begins = start_from(slot.as_ref(), &facts.system, &branch);
+        Ok((archive.begin(&branch, begins.lsn()), Some(begins)))
     }
 
     /// Makes the slot if that was asked for; whether it did.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use archive::Writer;
 use disk::Disk;
 use pg_types::{Lsn, TimelineId};
-use pg_wire::stream::pg_micros_from_system_time;
+use pg_wire::stream::{EndOfTimeline, pg_micros_from_system_time};
 use replication::{Event, Want};
 use tokio::sync::Notify;
 use tokio::time::{Sleep, sleep_until};
@@ -50,6 +50,8 @@ pub(super) struct Streaming<'a> {
     woken: &'a Notify,
     observer: &'a mut dyn Observer,
     last_read: Instant,
+    /// How the timeline ended, once it has.
+    ended: Option<EndOfTimeline>,
     /// When the fsync under way began, that a commit may be waiting for.
     syncing_since: Option<Instant>,
     next_progress: Instant,
@@ -64,8 +66,9 @@ impl<'a> Streaming<'a> {
         observer: &'a mut dyn Observer,
     ) -> Self {
         let now = Instant::now();
-        let (last_read, next_progress, syncing_since) = (now, now, None);
-        Self { link, writer, disk, woken, observer, last_read, syncing_since, next_progress }
+        let (last_read, next_progress) = (now, now);
+        let (ended, syncing_since) = (None, None);
+        Self { link, writer, disk, woken, observer, last_read, ended, syncing_since, next_progress }
     }
 
     /// Streams until the end position, until it is stopped, or until something fails.
@@ -82,10 +85,22 @@ impl<'a> Streaming<'a> {
             for _ in 0..READS_A_TURN {
                 self.complete();
                 self.speak()?;
-                self.events(timeline, begun)?;
+                self.events(begun)?;
                 if let Some(end) = end.filter(|end| self.has_reached(*end)) {
                     self.say_goodbye().await;
                     return Ok(Ended::AtEndPosition(end));
+                }
+                if let Some(end) = self.ended {
+                    let (at, next) = (end.switch_point, end.next_timeline);
+                    if self.has_reached(at) {
+                        return Err(SessionError::EndOfTimeline { timeline, at, next });
+                    }
+                    if self.writer.received() < at {
+                        return Err(SessionError::Closed);
+                    }
+                    // The disk has to be waited for.
+                    read = Read::NoRoom;
+                    break;
                 }
                 read = self.read()?;
                 if read != Read::Some {
@@ -150,7 +165,7 @@ impl<'a> Streaming<'a> {
     }
 
     /// Hands on what happened, and ends the stream where that ends it.
-    fn events(&mut self, timeline: TimelineId, begun: &Report<'_>) -> Result<(), SessionError> {
+    fn events(&mut self, begun: &Report<'_>) -> Result<(), SessionError> {
         while let Some(event) = self.writer.poll_event() {
             self.observer.report(&Report::Archive(&event));
         }
@@ -162,10 +177,7 @@ impl<'a> Streaming<'a> {
                     return Err(SessionError::Refused { command: "streaming", message });
                 }
                 Event::ServerShutDown => return Err(SessionError::ServerShutDown),
-                Event::EndOfTimeline(end) => {
-                    let (at, next) = (end.switch_point, end.next_timeline);
-                    return Err(SessionError::EndOfTimeline { timeline, at, next });
-                }
+                Event::EndOfTimeline(end) => self.ended = Some(end),
                 _ => {}
             }
         }

@@ -2,7 +2,7 @@
 
 use archive::Identity;
 use disk::sim::Rng;
-use pg_types::{Geometry, Lsn, SegmentNumber, SegmentSize, TimelineId};
+use pg_types::{Branch, Geometry, Lsn, SegmentNumber, SegmentSize, TimelineId};
 
 use crate::wal::{BuiltRecord, WalBuilder};
 
@@ -143,6 +143,12 @@ impl Primary {
     #[must_use]
     pub fn timeline(&self) -> TimelineId {
         TimelineId::FIRST
+    }
+
+    /// Its history.
+    #[must_use]
+    pub fn branch(&self) -> Branch {
+        Branch::root(self.timeline())
     }
 
     /// The size of its segments.

@@ -167,14 +167,14 @@ impl<'a> Session<'a> {
         seed: u64,
         rebuild: bool,
     ) -> Result<Self, SessionError> {
-        let found = match archive.resume(primary.timeline(), rebuild) {
+        let found = match archive.resume(&primary.branch(), None, rebuild) {
             // The same archive, asked again, doubts what the first call may have failed to sync.
             Err(_) if setup.trouble == Trouble::Disk => {
-                archive.resume(primary.timeline(), false)?
+                archive.resume(&primary.branch(), None, false)?
             }
             found => found?,
         };
-        let resume = found.unwrap_or_else(|| archive.begin(primary.timeline(), primary.start()));
+        let resume = found.unwrap_or_else(|| archive.begin(&primary.branch(), primary.start()));
         check::resumed(&disk, primary, &ledger, &resume, setup.trouble)
             .map_err(|violation| violation.within(format_args!("resumed: {:?}", brief(&resume))))?;
         let writer = Writer::new(&archive, resume, setup.options, &mut disk);
@@ -203,7 +203,7 @@ impl<'a> Session<'a> {
     pub fn proved_on(primary: &Primary, disk: &SimDisk) -> Result<Lsn, SessionError> {
         let claim = Archive::claim(Arc::new(disk.clone()), "the simulation")?;
         let archive = claim.open(&primary.identity(), &[7; 16])?;
-        let resume = archive.resume(primary.timeline(), false)?;
+        let resume = archive.resume(&primary.branch(), None, false)?;
         Ok(resume.map_or(primary.start(), |resume| resume.proved()))
     }
 

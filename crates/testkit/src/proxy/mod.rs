@@ -150,6 +150,8 @@ struct Log {
     /// Neighbouring pieces are joined when the second follows within a millisecond.
     wal: Vec<WalPassed>,
     connections: Vec<Arc<Connection>>,
+    /// Where the next connections go.
+    server_port: u16,
 }
 
 #[derive(Default)]
@@ -180,7 +182,8 @@ impl Proxy {
         let port = listener.local_addr().map_err(no_listener)?.port();
         let shared = Arc::new(Shared::default());
         let for_thread = Arc::clone(&shared);
-        let listener = thread::spawn(move || listen(&listener, server_port, &for_thread));
+        shared.lock().server_port = server_port;
+        let listener = thread::spawn(move || listen(&listener, &for_thread));
         Ok(Self { port, shared, listener: Some(listener) })
     }
 
@@ -210,6 +213,13 @@ impl Proxy {
         for connection in &log.connections {
             connection.resume();
         }
+    }
+
+    /// Closes every open connection, and connects later ones to another server: what a virtual
+    /// address does in a failover.
+    pub fn redirect(&self, server_port: u16) {
+        self.shared.lock().server_port = server_port;
+        self.cut_all();
     }
 
     /// Closes every open connection, now.
@@ -289,10 +299,10 @@ impl Drop for Proxy {
     }
 }
 
-fn listen(listener: &TcpListener, server_port: u16, shared: &Arc<Shared>) {
+fn listen(listener: &TcpListener, shared: &Arc<Shared>) {
     while !shared.ending.load(Ordering::Acquire) {
         match listener.accept() {
-            Ok((client, _)) => accept(client, server_port, shared),
+            Ok((client, _)) => accept(client, shared),
             Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(POLL_INTERVAL),
             Err(_) => return,
         }
@@ -300,7 +310,8 @@ fn listen(listener: &TcpListener, server_port: u16, shared: &Arc<Shared>) {
 }
 
 /// A server that can't be reached shows to the client as a connection that closes at once.
-fn accept(client: TcpStream, server_port: u16, shared: &Arc<Shared>) {
+fn accept(client: TcpStream, shared: &Arc<Shared>) {
+    let server_port = shared.lock().server_port;
     let Ok(server) = TcpStream::connect(("127.0.0.1", server_port)) else { return };
     if client.set_nonblocking(false).is_ok() {
         Connection::start(client, server, shared);

@@ -144,6 +144,28 @@ impl Server {
         Ok(server)
     }
 
+    /// Makes a standby of this server by pg_basebackup, and starts it; it is read-only until it is
+    /// [promoted](Self::promote). `conf`: lines for its postgresql.conf, after this server's own.
+    pub fn standby(&self, conf: &[&str]) -> Result<Self, Error> {
+        let scratch = Scratch::new(&format!("pg{}-standby", self.install().major))?;
+        let (data, socket_dir) = (scratch.server_dir("data")?, scratch.server_dir("sock")?);
+        let mut backup = self.install().command("pg_basebackup");
+        backup.args(["-d", &self.socket_conninfo(), "-X", "fetch", "-c", "fast", "-R", "-D"]);
+        run(backup.arg(&data), SQL_LIMIT, "pg_basebackup")?;
+        let log = scratch.path().join("log");
+        let connection = PgConnection { install: self.install().clone(), socket_dir, port: 0 };
+        let mut server = Self { postmaster: None, connection, data, log, scratch };
+        let conf = conf.iter().map(ToString::to_string).collect();
+        server.start_on_free_port(&ServerOptions { conf, ..ServerOptions::default() })?;
+        Ok(server)
+    }
+
+    /// Makes a standby a primary, on a new timeline; returns when it can be written to.
+    pub fn promote(&self) -> Result<(), Error> {
+        self.sql("SELECT pg_promote(true, 60)")?;
+        self.wait_until("the end of recovery", SQL_LIMIT, "NOT pg_is_in_recovery()")
+    }
+
     fn start_on_free_port(&mut self, options: &ServerOptions) -> Result<(), Error> {
         let conf = self.data.join("postgresql.conf");
         let original = fs::read_to_string(&conf).map_err(Error::io("read", &conf))?;
