@@ -32,6 +32,8 @@ pub struct Cli {
 pub(crate) enum Command {
     /// Stream one cluster's WAL into an archive, in the foreground.
     Receive(Box<ReceiveArgs>),
+    /// Say what is missing from an archive, and why.
+    Gaps(GapsArgs),
     /// Create, read or drop a replication slot.
     Slot(Box<SlotArgs>),
 }
@@ -111,6 +113,17 @@ pub(crate) struct ReceiveArgs {
     pub(crate) connection: ConnectionArgs,
     #[command(flatten)]
     pub(crate) talk: TalkArgs,
+}
+
+/// `seawall gaps`
+#[derive(Debug, Args)]
+pub(crate) struct GapsArgs {
+    /// The archive's directory.
+    #[arg(short = 'A', long, value_name = "DIR", env = "SEAWALL_ARCHIVE")]
+    pub(crate) archive: PathBuf,
+    /// Print each gap as a line of JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// How much is said.

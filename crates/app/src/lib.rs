@@ -6,6 +6,7 @@
 mod cli;
 mod connect;
 mod failure;
+mod gaps;
 mod observer;
 mod receive;
 mod slot;
@@ -21,6 +22,7 @@ pub use failure::{Exit, Failure};
 pub fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         cli::Command::Receive(args) => receive::run(&args),
+        cli::Command::Gaps(args) => gaps::run(&args),
         cli::Command::Slot(args) => slot::run(&args),
     }
 }

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::time::Instant;
 
-use archive::Event;
+use archive::{Event, Gap};
 use pg_types::Lsn;
 use replication::StartFrom;
 use runtime::{Observer, Progress, Report};
@@ -217,6 +217,23 @@ impl Observer for Talk {
                     "next": next.as_u32(),
                 }));
             }
+            Report::Gap(gap) => {
+                let Gap { timeline, from, to_timeline, to, reason, .. } = gap;
+                tracing::error!(
+                    "ALARM: WAL is missing from {from} on timeline {timeline} to {to} on timeline \
+                     {to_timeline}, {}: {reason}. Nothing can be recovered from before it to \
+                     behind it: take a base backup now. It is in `seawall gaps`",
+                    size(to.saturating_since(*from) as f64)
+                );
+                self.event(&json!({
+                    "event": "gap",
+                    "timeline": timeline.as_u32(),
+                    "from": from.to_string(),
+                    "to_timeline": to_timeline.as_u32(),
+                    "to": to.to_string(),
+                    "reason": reason,
+                }));
+            }
             Report::LostBranch(lost) => {
                 let (timeline, from, to) = (lost.timeline, lost.from, lost.to);
                 tracing::error!(
@@ -268,7 +285,7 @@ impl Observer for Talk {
 }
 
 /// A number of bytes for a person: `512 B`, `16.0 MB`.
-fn size(bytes: f64) -> String {
+pub(crate) fn size(bytes: f64) -> String {
     let units = ["kB", "MB", "GB", "TB"];
     let mut value = bytes;
     let mut unit = "B";

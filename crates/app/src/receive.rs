@@ -28,8 +28,8 @@ pub(crate) fn run(args: &ReceiveArgs) -> Result<(), Failure> {
     // Locked before connecting: a second receiver is told so at once.
     let files = Arc::new(RealFiles::new(args.archive.clone()));
     let claim = Archive::claim(files, &holder()).map_err(|error| match error {
-        ArchiveError::Disk(error) => {
-            Failure::failed(format!("the archive {}: {error}", args.archive.display()))
+        error @ ArchiveError::Disk(_) => {
+            Failure::from(error).of(&format!("the archive {}", args.archive.display()))
         }
         error => error.into(),
     })?;

@@ -81,7 +81,7 @@ impl Archive {
         let (archived, server) = (self.timelines()?, branch.timeline());
         for archive in archived.iter().copied().filter(|timeline| *timeline > server) {
             let history = self.history(archive)?;
-            let stretches = history.iter().flat_map(|history| history.stretches());
+            let stretches = history.iter().flat_map(Branch::stretches);
             let left = stretches.filter(|stretch| stretch.timeline == server);
             if let Some(at) = left.filter_map(|stretch| stretch.end).next() {
                 return Err(ArchiveError::LeftTimeline { archive, server, at });

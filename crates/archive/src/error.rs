@@ -41,6 +41,15 @@ pub enum ArchiveError {
     /// `seawall.json` can't be understood.
     #[error("seawall.json can't be read: {0}; restore it from a copy of the archive")]
     BadFormatFile(String),
+    /// A directory without `seawall.json`.
+    #[error("there is no archive: no seawall.json is there; name its directory with --archive")]
+    NoArchive,
+    /// `gaps.json` can't be understood.
+    #[error(
+        "gaps.json can't be read: {0}; restore it from a copy of the archive, or, if there is \
+         none, move it away: then gaps that were recorded are holes that nothing explains"
+    )]
+    BadGapsFile(String),
     /// Made by a later seawall.
     #[error(
         "the archive has format {format}, which this version of seawall can't write \

@@ -18,6 +18,10 @@ impl Layout {
     pub const FORMAT: &'static str = "seawall.json";
     /// Its temporary name.
     pub(crate) const FORMAT_TMP: &'static str = ".seawall.json.tmp";
+    /// What is missing, and why.
+    pub const GAPS: &'static str = "gaps.json";
+    /// Its temporary name.
+    pub(crate) const GAPS_TMP: &'static str = ".gaps.json.tmp";
     /// Segments.
     pub const WAL: &'static str = "wal";
     /// What was told of them.

@@ -16,16 +16,20 @@
 //! Never here: sockets, clocks, threads. Never done: overwriting a proved byte, deleting WAL.
 
 mod branch;
+mod catalogue;
 mod error;
 mod format;
+mod gap;
 mod index;
 mod layout;
 mod open;
 mod resume;
 mod writer;
 
+pub use catalogue::{Catalogue, Missing};
 pub use error::ArchiveError;
 pub use format::{Format, Identity};
+pub use gap::{Gap, gaps};
 pub use index::{ENTRIES_PER_FILE, ENTRY_LEN, IndexEntry};
 pub use layout::Layout;
 pub use open::{Archive, Claim, Withdrawn};

@@ -236,7 +236,7 @@ fn file_lsn(lsn: Lsn) -> String {
     lsn.to_string().replace('/', "-")
 }
 
-fn read_format(files: &dyn Files) -> Result<Option<Format>, ArchiveError> {
+pub(crate) fn read_format(files: &dyn Files) -> Result<Option<Format>, ArchiveError> {
     let path = Path::new(Layout::FORMAT);
     match files.len(path)? {
         Some(_) => Format::parse(&files.read(path, MAX_LEN)?).map(Some),
@@ -248,7 +248,7 @@ fn read_format(files: &dyn Files) -> Result<Option<Format>, ArchiveError> {
 fn refuse_strangers(files: &dyn Files) -> Result<(), ArchiveError> {
     for name in files.names(Path::new(""))? {
         let ours = match name.as_str() {
-            Layout::RUN | Layout::FORMAT_TMP | "lost+found" => true,
+            Layout::RUN | Layout::FORMAT_TMP | Layout::GAPS_TMP | "lost+found" => true,
             Layout::WAL | Layout::INDEX | Layout::QUARANTINE => {
                 files.names(Path::new(&name))?.is_empty()
             }

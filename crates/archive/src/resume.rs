@@ -86,6 +86,13 @@ impl Archive {
         let size = self.layout.segment_size;
         let stretch = branch.stretch_of(at.segment(size), size);
         let timeline = stretch.map_or(branch.timeline(), |stretch| stretch.timeline);
+        self.begin_on(timeline, at)
+    }
+
+    /// The same on this timeline: behind a gap.
+    #[must_use]
+    pub fn begin_on(&self, timeline: TimelineId, at: Lsn) -> Resume {
+        let size = self.layout.segment_size;
         let primed = self.unprimed(timeline, at);
         self.resume_at(timeline, at.segment_start(size), Stored::Nothing, primed)
     }
@@ -272,6 +279,7 @@ impl Archive {
     ) -> Result<Option<Found>, ArchiveError> {
         let timeline = branch.timeline();
         let mut segments = self.numbers(timeline)?;
+        self.skip_gaps(timeline, &mut segments)?;
         let hole = segments
             .windows(2)
             .position(|pair| matches!(pair, [(before, _), (after, _)] if *after > before.next()));
@@ -309,6 +317,22 @@ impl Archive {
             return Ok(Some(Found::Partial { number: *number, proved, primed }));
         }
         Ok(Some(Found::Whole { newest, primed: end }))
+    }
+
+    /// Leaves the segments behind the last gap that is recorded, if there are any.
+    fn skip_gaps(
+        &self,
+        timeline: TimelineId,
+        segments: &mut Vec<(SegmentNumber, WalFileKind)>,
+    ) -> Result<(), ArchiveError> {
+        let gaps = self.gaps()?.into_iter().filter(|gap| gap.to_timeline == timeline);
+        let behind = gaps.map(|gap| gap.to.segment(self.layout.segment_size)).max();
+        if let Some(place) =
+            behind.and_then(|behind| segments.iter().position(|(number, _)| *number >= behind))
+        {
+            segments.drain(..place);
+        }
+        Ok(())
     }
 
     /// Decodes segments that follow each other, until one doesn't hold.

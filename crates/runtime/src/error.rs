@@ -2,7 +2,7 @@
 
 use std::io;
 
-use archive::{ArchiveError, Stop};
+use archive::{ArchiveError, Gap, Stop};
 use pg_types::{Lsn, TimelineId};
 use pg_wire::message::{ServerMessage, SqlState};
 use pg_wire::row::RowError;
@@ -95,6 +95,9 @@ pub enum SessionError {
         /// Its name.
         slot: String,
     },
+    /// The server hasn't got the WAL that follows the archive's end; the gap is recorded.
+    #[error("WAL is missing from {} to {}: {}", .0.from, .0.to, .0.reason)]
+    Gap(Gap),
     /// The timeline that was streamed is archived to its end.
     #[error("timeline {timeline} ends at {at}, and the server goes on with timeline {next}")]
     EndOfTimeline {
@@ -145,6 +148,7 @@ impl SessionError {
             | Self::ServerShutDown
             | Self::Protocol(_)
             | Self::Row(_)
+            | Self::Gap(_)
             | Self::EndOfTimeline { .. }
             | Self::Archive(ArchiveError::LeftTimeline { .. })
             | Self::Stopped(Stop::Corrupt(_) | Stop::Disk(_)) => Verdict::Retry,

@@ -5,6 +5,7 @@
 //! exception: what a failure means for the next attempt ([`receive()`]).
 
 mod error;
+mod gap;
 mod link;
 mod receive;
 mod session;

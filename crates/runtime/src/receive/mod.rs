@@ -6,16 +6,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use archive::{
-    Archive, ArchiveError, Claim, Event, LostBranch, Options, Resume, Stop, Withdrawn, Writer,
+    Archive, ArchiveError, Claim, Event, Gap, LostBranch, Options, Resume, Stop, Withdrawn, Writer,
 };
 use disk::Disk;
-use pg_types::{Lsn, Positions, TimelineId};
+use pg_types::{Branch, Lsn, Positions, TimelineId};
 use pg_wire::command::{SlotName, start_replication};
 use pg_wire::message::{ServerMessage, SqlState};
 use pg_wire::settings::ConnectionSettings;
 use replication::{StartFrom, Timing, start_from};
 use tokio::sync::{Notify, watch};
 
+use crate::gap::oldest_kept;
 use crate::session::{connect, create_slot, history, read_slot};
 use crate::{AskError, Ended, Facts, Link, SessionError, Verdict};
 
@@ -82,6 +83,8 @@ pub enum Report<'a> {
         /// The one that the server went on with.
         next: TimelineId,
     },
+    /// WAL that the server hasn't got any more, recorded: an alarm.
+    Gap(&'a Gap),
     /// What is archived and isn't part of the server's history: an alarm.
     LostBranch(&'a LostBranch),
     /// A segment lost its final name again.
@@ -138,6 +141,7 @@ pub async fn receive(
         rebuild: false,
         corrupt_at: None,
         ended: None,
+        behind: None,
         streamed: false,
         progressed: false,
         slot_made: false,
@@ -153,6 +157,11 @@ pub async fn receive(
         };
         if *shutdown.borrow() {
             return Ok(Ended::Stopped(Lsn::INVALID));
+        }
+        if let SessionError::Gap(gap) = error {
+            observer.report(&Report::Gap(&gap));
+            receiver.behind = Some(gap);
+            continue;
         }
         if let SessionError::EndOfTimeline { timeline, at, next } = error
             && receiver.ended.replace(timeline) != Some(timeline)
@@ -196,6 +205,8 @@ struct Receiver<'a> {
     corrupt_at: Option<(Lsn, u32)>,
     /// The timeline that was streamed to its end.
     ended: Option<TimelineId>,
+    /// The gap that the next session begins behind.
+    behind: Option<Gap>,
     /// Whether any session ever streamed.
     streamed: bool,
     /// Whether the last session brought WAL that the archive didn't have.
@@ -226,7 +237,7 @@ impl Receiver<'_> {
         };
         observer.report(&Report::Connected(&facts));
         let archive = self.open(&facts)?;
-        let (resume, begins) = tokio::select! {
+        let (branch, resume, begins) = tokio::select! {
             result = self.plan(&mut link, &archive, &facts, observer) => result?,
             _ = shutdown.changed() => return Ok(Ended::Stopped(Lsn::INVALID)),
         };
@@ -254,6 +265,18 @@ impl Receiver<'_> {
             }
         }
         self.clear_up(&archive, timeline, &writer, observer)?;
+        if let Err(SessionError::Refused { message, .. }) = &result
+            && message.sqlstate == SqlState::UNDEFINED_FILE
+        {
+            let removed = writer.received();
+            let gap = self.find_gap(&archive, &facts, &branch, (timeline, proved), removed);
+            tokio::select! {
+                gap = gap => if let Some(gap) = gap? {
+                    return Err(SessionError::Gap(archive.record_gap(gap)?));
+                },
+                _ = shutdown.wait_for(|stop| *stop) => return Ok(Ended::Stopped(Lsn::INVALID)),
+            }
+        }
         result.map_err(|error| explain(error, self.what.slot.as_ref()))
     }
 
@@ -273,6 +296,24 @@ impl Receiver<'_> {
         Ok(archive)
     }
 
+    /// What is missing between the end of what is proved on a timeline and what the server still
+    /// has; `removed` is a position that it hasn't.
+    async fn find_gap(
+        &self,
+        archive: &Archive,
+        facts: &Facts,
+        branch: &Branch,
+        (timeline, from): (TimelineId, Lsn),
+        removed: Lsn,
+    ) -> Result<Option<Gap>, SessionError> {
+        let (size, end) = (archive.layout().segment_size, facts.system.xlogpos);
+        let kept = oldest_kept(&self.what.settings, branch, size, removed.segment(size), end);
+        let Some((to_timeline, to)) = kept.await? else { return Ok(None) };
+        let reason = "the server had removed it".to_owned();
+        let found = jiff::Timestamp::now().strftime("%FT%TZ").to_string();
+        Ok(Some(Gap { timeline, from, to_timeline, to, reason, found }))
+    }
+
     /// Where to start: at the archive's end, or where the slot begins.
     async fn plan(
         &mut self,
@@ -280,12 +321,16 @@ impl Receiver<'_> {
         archive: &Archive,
         facts: &Facts,
         observer: &mut dyn Observer,
-    ) -> Result<(Resume, Option<StartFrom>), SessionError> {
+    ) -> Result<(Branch, Resume, Option<StartFrom>), SessionError> {
         let created = self.ensure_slot(link, facts, observer).await?;
         let branch = history(link, archive, facts.system.timeline).await?;
+        if let Some(gap) = self.behind.take() {
+            let resume = archive.begin_on(gap.to_timeline, gap.to);
+            return Ok((branch, resume, None));
+        }
         if let Some(resume) = archive.resume(&branch, self.ended, self.rebuild)? {
             self.rebuild = false;
-            return Ok((resume, None));
+            return Ok((branch, resume, None));
         }
         let slot = match &self.what.slot {
             None => None,
@@ -310,7 +355,8 @@ impl Receiver<'_> {
             }
         };
         let begins = start_from(slot.as_ref(), &facts.system, &branch);
-        Ok((archive.begin(&branch, begins.lsn()), Some(begins)))
+        let resume = archive.begin(&branch, begins.lsn());
+        Ok((branch, resume, Some(begins)))
     }
 
     /// Makes the slot if that was asked for; whether it did.

@@ -1,0 +1,111 @@
+//! An archive as anybody may look at it, beside whoever writes to it: nothing is locked, and
+//! nothing is changed.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use disk::Files;
+use pg_types::{Lsn, SegmentNumber, TimelineId, WalFileKind, WalFileName};
+
+use crate::gap::{Gap, gaps};
+use crate::open::read_format;
+use crate::{ArchiveError, Identity, Layout};
+
+/// See the [module](self).
+pub struct Catalogue {
+    files: Arc<dyn Files>,
+    identity: Identity,
+    layout: Layout,
+}
+
+/// A range of WAL that the archive hasn't got, with later WAL behind it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Missing {
+    /// The timeline on which it begins.
+    pub timeline: TimelineId,
+    /// Where it begins.
+    pub from: Lsn,
+    /// Where there is WAL again.
+    pub to: Lsn,
+    /// What is recorded of it; `None` for a hole that nothing explains: somebody removed a file.
+    pub gap: Option<Gap>,
+}
+
+/// The segments of a timeline by number, and whether each is sealed.
+type Segments = BTreeMap<SegmentNumber, bool>;
+
+impl Catalogue {
+    /// The archive in this directory.
+    ///
+    /// # Errors
+    /// If there is none, or it can't be read.
+    pub fn open(files: Arc<dyn Files>) -> Result<Self, ArchiveError> {
+        let format = read_format(&*files)?.ok_or(ArchiveError::NoArchive)?;
+        let identity = format.identity()?;
+        let layout = Layout { segment_size: identity.geometry.segment_size };
+        Ok(Self { files, identity, layout })
+    }
+
+    /// Whose WAL it is.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// What is missing, by timeline and position: recorded gaps that nothing has filled since, and
+    /// holes between segments.
+    ///
+    /// # Errors
+    /// If the archive can't be read.
+    pub fn missing(&self) -> Result<Vec<Missing>, ArchiveError> {
+        let timelines = self.segments()?;
+        let size = self.layout.segment_size;
+        let mut missing = Vec::new();
+        for gap in gaps(&*self.files)? {
+            let among = timelines.range(gap.timeline..=gap.to_timeline);
+            let segments: Vec<&Segments> = among.map(|(_, segments)| segments).collect();
+            let sealed = |number: &SegmentNumber| {
+                segments.iter().any(|segments| segments.get(number) == Some(&true))
+            };
+            let end = gap.to.segment(size);
+            let mut number = gap.from.segment(size);
+            while number < end && sealed(&number) {
+                number = number.next();
+            }
+            if number < end {
+                let (timeline, from) = (gap.timeline, gap.from.max(number.start(size)));
+                missing.push(Missing { timeline, from, to: gap.to, gap: Some(gap) });
+            }
+        }
+        let recorded = missing.clone();
+        for (timeline, segments) in &timelines {
+            let numbers: Vec<SegmentNumber> = segments.keys().copied().collect();
+            for pair in numbers.windows(2) {
+                let [before, after] = pair else { continue };
+                let (from, to) = (before.end(size), after.start(size));
+                let known = |gap: &Missing| gap.from <= from && to <= gap.to;
+                if from < to && !recorded.iter().any(known) {
+                    missing.push(Missing { timeline: *timeline, from, to, gap: None });
+                }
+            }
+        }
+        missing.sort_by_key(|missing| (missing.timeline, missing.from));
+        Ok(missing)
+    }
+
+    fn segments(&self) -> Result<BTreeMap<TimelineId, Segments>, ArchiveError> {
+        let mut timelines: BTreeMap<TimelineId, Segments> = BTreeMap::new();
+        for name in self.files.names(Path::new(Layout::WAL))? {
+            let parsed = WalFileName::parse(&name, self.layout.segment_size);
+            let Some(WalFileName::Segment { timeline, number, kind }) = parsed else { continue };
+            let sealed = match kind {
+                WalFileKind::Segment => true,
+                WalFileKind::Partial => false,
+                WalFileKind::BackupHistory { .. } => continue,
+            };
+            *timelines.entry(timeline).or_default().entry(number).or_default() |= sealed;
+        }
+        Ok(timelines)
+    }
+}

@@ -1,0 +1,141 @@
+//! WAL that the server hasn't got any more: the gap is exact to the segment, recorded, alarmed, and
+//! streaming goes on behind it.
+
+use std::fs;
+use std::path::Path;
+
+use pg_types::{Lsn, SegmentSize};
+use testkit::process::Stream;
+use testkit::servers::{Server, ServerOptions};
+
+use super::common::{LIMIT, Must, Receiver, ReceiverOptions, pg, scratch, server_flush};
+use super::program::{ended, receive, seawall};
+
+const SIZE: SegmentSize = SegmentSize::MIN;
+
+/// A server that keeps no more WAL than it needs.
+fn forgetful(major: u32) -> Server {
+    let conf = ["wal_keep_size = 0", "max_wal_size = 2MB", "min_wal_size = 2MB", "fsync = off"];
+    let conf = conf.map(str::to_owned).to_vec();
+    Server::start(&pg(major), &ServerOptions { segment_size_mb: 1, conf, ..Default::default() })
+        .must()
+}
+
+/// Makes WAL, and the server forget it; gives the oldest segment that it still has.
+fn forget(server: &Server) -> Lsn {
+    for _ in 0..4 {
+        server.sql("DROP TABLE IF EXISTS t").must();
+        server.sql("CREATE TABLE t AS SELECT generate_series(1, 60000) i").must();
+        server.sql("CHECKPOINT").must();
+    }
+    let oldest = server.wal_segments().must().into_iter().map(|path| {
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
+        let name = name.unwrap_or_default();
+        let start = testkit::servers::segment_start(&name, SIZE.bytes());
+        Lsn::new(start.unwrap_or_else(|| panic!("{name}")))
+    });
+    oldest.min().unwrap_or(Lsn::INVALID)
+}
+
+/// The gaps that `seawall gaps --json` tells of.
+fn gaps(archive: &Path) -> Vec<serde_json::Value> {
+    let mut command = seawall(&["gaps", "--json", "--archive"]);
+    let answer = ended(command.arg(archive));
+    answer.is_well();
+    answer.stdout.lines().map(|line| serde_json::from_str(line).must()).collect()
+}
+
+fn a_gap_is_exact_and_streaming_goes_on(major: u32) {
+    let (server, dir) = (forgetful(major), scratch());
+    let archive = dir.path().join("archive");
+    let options = ReceiverOptions { slot: false, ..ReceiverOptions::default() };
+    let mut receiver = Receiver::start(&server, &archive, &options);
+    receiver.await_streaming(&server);
+    server.sql("CREATE TABLE u AS SELECT generate_series(1, 30000) i").must();
+    let before = server_flush(&server);
+    receiver.await_flush(&server, before);
+    receiver.stop();
+    assert_eq!(gaps(&archive), Vec::<serde_json::Value>::new());
+    let oldest = forget(&server);
+    assert!(oldest > before, "nothing was removed");
+
+    let json = vec!["--json".to_owned()];
+    let options = ReceiverOptions { slot: false, extra: json, ..ReceiverOptions::default() };
+    let mut receiver = Receiver::start(&server, &archive, &options);
+    receiver.await_streaming(&server);
+    server.sql("CREATE TABLE v AS SELECT generate_series(1, 30000) i").must();
+    let end = server_flush(&server);
+    receiver.await_flush(&server, end);
+    receiver.running.wait_for_line("ALARM: WAL is missing from", LIMIT).must();
+    let events = receiver.running.text(Stream::Stdout);
+    assert_eq!(events.lines().filter(|line| line.contains("\"event\":\"gap\"")).count(), 1);
+
+    let found = gaps(&archive);
+    assert_eq!(found.len(), 1, "{found:?}");
+    let at = |key: &str| -> Lsn { found[0][key].as_str().unwrap_or_default().parse().must() };
+    assert!(at("from") >= before, "{found:?}");
+    assert_eq!(at("to"), oldest, "the oldest segment that the server still has");
+    let recorded = fs::read_to_string(archive.join("gaps.json")).must();
+    assert!(recorded.contains(&oldest.to_string()), "{recorded}");
+
+    // What is behind it is whole, and the next start finds it so.
+    receiver.stop();
+    let options = ReceiverOptions { slot: false, ..ReceiverOptions::default() };
+    let mut receiver = Receiver::start(&server, &archive, &options);
+    receiver.await_streaming(&server);
+    server.sql("INSERT INTO v VALUES (1)").must();
+    let end = server_flush(&server);
+    receiver.await_flush(&server, end);
+    assert_eq!(gaps(&archive), found);
+    receiver.stop();
+}
+
+#[test]
+fn a_gap_is_exact_and_streaming_goes_on_14() {
+    a_gap_is_exact_and_streaming_goes_on(14);
+}
+
+#[test]
+fn a_gap_is_exact_and_streaming_goes_on_18() {
+    a_gap_is_exact_and_streaming_goes_on(18);
+}
+
+#[test]
+fn a_slot_that_was_dropped_is_made_anew_and_the_gap_told() {
+    let (server, dir) = (forgetful(18), scratch());
+    let archive = dir.path().join("archive");
+    let mut receiver = Receiver::start(&server, &archive, &ReceiverOptions::default());
+    receiver.await_streaming(&server);
+    receiver.await_flush(&server, server_flush(&server));
+    receiver.stop();
+    server.sql("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots").must();
+    let oldest = forget(&server);
+    let mut receiver = Receiver::start(&server, &archive, &ReceiverOptions::default());
+    receiver.await_streaming(&server);
+    receiver.await_flush(&server, server_flush(&server));
+    let found = gaps(&archive);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(found[0]["to"], oldest.to_string(), "{found:?}");
+    receiver.stop();
+}
+
+#[test]
+fn a_hole_that_nothing_explains_is_told() {
+    let (server, dir) = (super::common::server(18, 1, &[]), scratch());
+    let archive = dir.path().join("archive");
+    let mut receiver = Receiver::start(&server, &archive, &ReceiverOptions::default());
+    receiver.await_streaming(&server);
+    server.sql("CREATE TABLE u AS SELECT generate_series(1, 100000) i").must();
+    receiver.await_flush(&server, server_flush(&server));
+    receiver.stop();
+    let mut sealed: Vec<_> = fs::read_dir(archive.join("wal")).must().flatten().collect();
+    sealed.retain(|entry| entry.file_name().len() == 24);
+    sealed.sort_by_key(fs::DirEntry::file_name);
+    fs::remove_file(sealed[1].path()).must();
+    let found = gaps(&archive);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(found[0]["reason"], serde_json::Value::Null);
+    ended(&mut receive(&server, &archive, &["--no-slot", "-n"])).says(6, &["WAL is missing"]);
+    let none = ended(&mut seawall(&["gaps", "--archive", "/nonexistent"]));
+    none.says(6, &["/nonexistent", "no archive"]);
+}
