@@ -32,6 +32,8 @@ pub struct Cli {
 pub(crate) enum Command {
     /// Stream one cluster's WAL into an archive, in the foreground.
     Receive(Box<ReceiveArgs>),
+    /// Put a file of WAL into an archive: archive_command = 'seawall archive-wal %p -A DIR'.
+    ArchiveWal(ArchiveWalArgs),
     /// Say what is missing from an archive, and why.
     Gaps(GapsArgs),
     /// Create, read or drop a replication slot.
@@ -113,6 +115,17 @@ pub(crate) struct ReceiveArgs {
     pub(crate) connection: ConnectionArgs,
     #[command(flatten)]
     pub(crate) talk: TalkArgs,
+}
+
+/// `seawall archive-wal`
+#[derive(Debug, Args)]
+pub(crate) struct ArchiveWalArgs {
+    /// The file, as the server gives it for %p; its name says what it is.
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// The archive's directory; it is made if it doesn't exist.
+    #[arg(short = 'A', long, value_name = "DIR", env = "SEAWALL_ARCHIVE")]
+    pub(crate) archive: PathBuf,
 }
 
 /// `seawall gaps`

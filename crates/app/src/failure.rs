@@ -64,9 +64,14 @@ impl From<SettingsError> for Failure {
 impl From<ArchiveError> for Failure {
     fn from(error: ArchiveError) -> Self {
         let exit = match &error {
-            ArchiveError::Disk(_) => Exit::Failed,
+            ArchiveError::Disk(_)
+            | ArchiveError::StagingLocked { .. }
+            | ArchiveError::ShippedSize { .. }
+            | ArchiveError::ShippedInvalid { .. } => Exit::Failed,
             ArchiveError::Locked { .. } => Exit::InUse,
-            ArchiveError::LeftTimeline { .. } | ArchiveError::OtherHistory { .. } => Exit::Diverged,
+            ArchiveError::LeftTimeline { .. }
+            | ArchiveError::OtherHistory { .. }
+            | ArchiveError::Differs { .. } => Exit::Diverged,
             _ => Exit::WrongArchive,
         };
         Self { exit, message: error.to_string() }

@@ -3,6 +3,7 @@
 //! Flags are parsed purely first ([`Cli`]); then [`run`] takes effect and gives the exit code.
 //! Decisions about WAL, the protocol or the archive aren't made here.
 
+mod archive_wal;
 mod cli;
 mod connect;
 mod failure;
@@ -22,6 +23,7 @@ pub use failure::{Exit, Failure};
 pub fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         cli::Command::Receive(args) => receive::run(&args),
+        cli::Command::ArchiveWal(args) => archive_wal::run(&args),
         cli::Command::Gaps(args) => gaps::run(&args),
         cli::Command::Slot(args) => slot::run(&args),
     }

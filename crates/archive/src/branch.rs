@@ -12,13 +12,13 @@ use pg_types::{Branch, Lsn, Stretch, TimelineId, WalFileName};
 
 use crate::open::Archive;
 use crate::resume::{LostBranch, Resume, Stored};
-use crate::{ArchiveError, Layout};
+use crate::{ArchiveError, Catalogue, Layout};
 
 /// A history file has a line for each promotion that a cluster has ever seen; the server's own
 /// reader has no bound.
-const MAX_HISTORY_BYTES: usize = 1 << 20;
+pub(crate) const MAX_HISTORY_BYTES: usize = 1 << 20;
 
-impl Archive {
+impl Catalogue {
     /// Keeps a timeline's history file, durably. Fine if it is here already, just so.
     ///
     /// # Errors
@@ -40,9 +40,11 @@ impl Archive {
             _ => {}
         }
         self.files.write_new(&temporary, content)?;
-        self.files.sync_file(&temporary)?;
-        self.files.rename(&temporary, &path)?;
-        Ok(self.files.sync_dir(Path::new(Layout::WAL))?)
+        match self.place(&temporary, &path) {
+            // Shipped meanwhile.
+            Err(ArchiveError::Differs { path, .. }) => Err(ArchiveError::OtherHistory { path }),
+            placed => placed.map(drop),
+        }
     }
 
     /// The history of a timeline; `None` if its file isn't here.
@@ -73,7 +75,9 @@ impl Archive {
         });
         Ok(timelines.collect())
     }
+}
 
+impl Archive {
     /// Refuses a server that has no timeline in common with the archive, and one on a timeline that
     /// the archive has seen end: one that was failed over from, or a standby that hasn't followed
     /// yet. Changes nothing.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use disk::Files;
+use disk::{DiskError, Files};
 use pg_types::{Lsn, SegmentNumber, TimelineId, WalFileKind, WalFileName};
 
 use crate::gap::{Gap, gaps};
@@ -14,9 +14,9 @@ use crate::{ArchiveError, Identity, Layout};
 
 /// See the [module](self).
 pub struct Catalogue {
-    files: Arc<dyn Files>,
-    identity: Identity,
-    layout: Layout,
+    pub(crate) files: Arc<dyn Files>,
+    pub(crate) identity: Identity,
+    pub(crate) layout: Layout,
 }
 
 /// A range of WAL that the archive hasn't got, with later WAL behind it.
@@ -42,9 +42,12 @@ impl Catalogue {
     /// If there is none, or it can't be read.
     pub fn open(files: Arc<dyn Files>) -> Result<Self, ArchiveError> {
         let format = read_format(&*files)?.ok_or(ArchiveError::NoArchive)?;
-        let identity = format.identity()?;
+        Ok(Self::new(files, format.identity()?))
+    }
+
+    pub(crate) fn new(files: Arc<dyn Files>, identity: Identity) -> Self {
         let layout = Layout { segment_size: identity.geometry.segment_size };
-        Ok(Self { files, identity, layout })
+        Self { files, identity, layout }
     }
 
     /// Whose WAL it is.
@@ -53,13 +56,19 @@ impl Catalogue {
         &self.identity
     }
 
+    /// Where its files are.
+    #[must_use]
+    pub fn layout(&self) -> Layout {
+        self.layout
+    }
+
     /// What is missing, by timeline and position: recorded gaps that nothing has filled since, and
     /// holes between segments.
     ///
     /// # Errors
     /// If the archive can't be read.
     pub fn missing(&self) -> Result<Vec<Missing>, ArchiveError> {
-        let timelines = self.segments()?;
+        let timelines = self.by_timeline()?;
         let size = self.layout.segment_size;
         let mut missing = Vec::new();
         for gap in gaps(&*self.files)? {
@@ -94,18 +103,36 @@ impl Catalogue {
         Ok(missing)
     }
 
-    fn segments(&self) -> Result<BTreeMap<TimelineId, Segments>, ArchiveError> {
+    fn by_timeline(&self) -> Result<BTreeMap<TimelineId, Segments>, ArchiveError> {
         let mut timelines: BTreeMap<TimelineId, Segments> = BTreeMap::new();
-        for name in self.files.names(Path::new(Layout::WAL))? {
-            let parsed = WalFileName::parse(&name, self.layout.segment_size);
-            let Some(WalFileName::Segment { timeline, number, kind }) = parsed else { continue };
-            let sealed = match kind {
-                WalFileKind::Segment => true,
-                WalFileKind::Partial => false,
-                WalFileKind::BackupHistory { .. } => continue,
-            };
+        for name in self.segments()? {
+            let WalFileName::Segment { timeline, number, kind } = name else { continue };
+            let sealed = kind == WalFileKind::Segment;
             *timelines.entry(timeline).or_default().entry(number).or_default() |= sealed;
         }
         Ok(timelines)
+    }
+
+    /// The segments of a timeline that are there, whole or partial, ordered by number.
+    pub(crate) fn segments_of(&self, timeline: TimelineId) -> Result<Vec<WalFileName>, DiskError> {
+        let mut segments = self.segments()?;
+        segments.retain(
+            |name| matches!(name, WalFileName::Segment { timeline: of, .. } if *of == timeline),
+        );
+        Ok(segments)
+    }
+
+    /// All segments, ordered by timeline and number: as names are.
+    pub(crate) fn segments(&self) -> Result<Vec<WalFileName>, DiskError> {
+        let names = self.files.names(Path::new(Layout::WAL))?;
+        let parsed = names.iter().filter_map(|name| {
+            let name = WalFileName::parse(name, self.layout.segment_size)?;
+            let kind = match name {
+                WalFileName::Segment { kind, .. } => kind,
+                WalFileName::TimelineHistory(_) => return None,
+            };
+            matches!(kind, WalFileKind::Segment | WalFileKind::Partial).then_some(name)
+        });
+        Ok(parsed.collect())
     }
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use disk::{DiskError, LockError};
 use pg_types::{BranchError, Lsn, SegmentSize, SystemId, TimelineId};
+use wal_format::DecodeError;
 
 /// Why an archive can't be used. Nothing was touched.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -146,6 +147,42 @@ pub enum ArchiveError {
         /// Where it was left.
         at: Lsn,
     },
+    /// Another file has the name of one that was to be published.
+    #[error(
+        "{} is in the archive already, and isn't the same: one of the two comes from another \
+         server or another history. Both were kept{}; look at them with pg_waldump",
+        path.display(), kept_in(kept)
+    )]
+    Differs {
+        /// The one in the archive.
+        path: PathBuf,
+        /// Where the other one is now; it is where it came from, too.
+        kept: Option<PathBuf>,
+    },
+    /// A segment that was shipped and isn't whole.
+    #[error("{} would have {len} bytes, and a segment has {size}", path.display())]
+    ShippedSize {
+        /// What it would be.
+        path: PathBuf,
+        /// Its length.
+        len: u64,
+        /// A segment's.
+        size: u64,
+    },
+    /// A segment that was shipped and doesn't hold.
+    #[error("{} would not hold {error}: it isn't archived", path.display())]
+    ShippedInvalid {
+        /// What it would be.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: DecodeError,
+    },
+    /// Another `archive-wal` is under way.
+    #[error("another archive-wal is under way ({holder}); the server tries again by itself")]
+    StagingLocked {
+        /// What it wrote about itself.
+        holder: String,
+    },
     /// A history file that doesn't parse.
     #[error("{0}; it has to be mended on the server, where it is in pg_wal")]
     BadHistory(#[from] BranchError),
@@ -158,6 +195,10 @@ pub enum ArchiveError {
         /// The archive's.
         path: PathBuf,
     },
+}
+
+fn kept_in(kept: &Option<PathBuf>) -> String {
+    kept.as_ref().map_or(String::new(), |path| format!(", the other one in {}", path.display()))
 }
 
 impl From<LockError> for ArchiveError {

@@ -2,6 +2,7 @@
 
 use pg_types::{Geometry, SegmentSize, SystemId};
 use serde::{Deserialize, Serialize};
+use wal_format::{PageHeader, WalVersion};
 
 use crate::ArchiveError;
 
@@ -94,6 +95,18 @@ impl Format {
 }
 
 impl Identity {
+    /// What a segment's first page, or its beginning, says of the server; `None` if it is none.
+    #[must_use]
+    pub fn of_segment(page: &[u8]) -> Option<Self> {
+        let header = PageHeader::read(page)?;
+        let long = header.long?;
+        let version = WalVersion::from_magic(header.magic)?;
+        let segment_size = SegmentSize::new(long.segment_size.into()).ok()?;
+        let geometry = Geometry::with_block_size(segment_size, long.block_size)?;
+        let system_id = long.system_id;
+        Some(Self { system_id, server_major: version.major(), geometry })
+    }
+
     /// Whether a server's WAL belongs into this archive.
     pub(crate) fn admits(&self, server: &Identity) -> Result<(), ArchiveError> {
         if self.system_id != server.system_id {

@@ -52,6 +52,12 @@ impl Layout {
         Path::new(Self::WAL).join(format!(".{name}.tmp"))
     }
 
+    /// Any file of `wal/`.
+    #[must_use]
+    pub fn file(&self, name: WalFileName) -> PathBuf {
+        self.wal(name)
+    }
+
     /// A timeline's history.
     #[must_use]
     pub fn history(&self, timeline: TimelineId) -> PathBuf {

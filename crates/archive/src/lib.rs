@@ -23,6 +23,8 @@ mod gap;
 mod index;
 mod layout;
 mod open;
+mod prove;
+mod publish;
 mod resume;
 mod writer;
 
@@ -33,5 +35,6 @@ pub use gap::{Gap, gaps};
 pub use index::{ENTRIES_PER_FILE, ENTRY_LEN, IndexEntry};
 pub use layout::Layout;
 pub use open::{Archive, Claim, Withdrawn};
+pub use publish::Published;
 pub use resume::{LostBranch, Resume, Stored};
 pub use writer::{Event, Options, Stop, Writer};

@@ -1,30 +1,36 @@
 //! An archive's directory: made, claimed, held; and the repairs that happen between two streams.
 
 use std::fmt;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use disk::{DiskError, ErrorKind, Files, Lock};
-use pg_types::{Geometry, Lsn, TimelineId, WalFileKind, WalFileName};
-use wal_format::Expect;
+use pg_types::{Lsn, TimelineId};
 
 use crate::format::MAX_LEN;
-use crate::{ArchiveError, Format, Identity, Layout};
+use crate::{ArchiveError, Catalogue, Format, Identity, Layout};
 
 /// The most files that quarantine takes by itself: enough to see what went wrong, and no archive
 /// is filled by one cause that repeats.
-const MAX_QUARANTINED: usize = 16;
+pub(crate) const MAX_QUARANTINED: usize = 16;
 
 /// A directory that this process alone writes to.
 pub struct Archive {
-    pub(crate) files: Arc<dyn Files>,
-    pub(crate) layout: Layout,
-    pub(crate) geometry: Geometry,
-    identity: Identity,
+    catalogue: Catalogue,
     /// The last `resume` failed: an fsync of it may have been what did.
     pub(crate) doubt: AtomicBool,
     _lock: Arc<[Lock; 2]>,
+}
+
+/// Whoever writes to it can read it, too.
+impl Deref for Archive {
+    type Target = Catalogue;
+
+    fn deref(&self) -> &Catalogue {
+        &self.catalogue
+    }
 }
 
 impl fmt::Debug for Archive {
@@ -72,10 +78,7 @@ impl Claim {
         // Also of an archive that was there: a process that was killed may have made it.
         self.files.sync_dir(Path::new(""))?;
         Ok(Archive {
-            files: Arc::clone(&self.files),
-            layout: Layout { segment_size: server.geometry.segment_size },
-            geometry: server.geometry,
-            identity: *server,
+            catalogue: Catalogue::new(Arc::clone(&self.files), *server),
             doubt: AtomicBool::new(false),
             _lock: Arc::clone(&self.lock),
         })
@@ -113,29 +116,12 @@ impl Archive {
         Ok(Claim { files, format, lock })
     }
 
-    /// Whose WAL this is.
-    #[must_use]
-    pub fn identity(&self) -> &Identity {
-        &self.identity
-    }
-
-    /// Where its files are.
-    #[must_use]
-    pub fn layout(&self) -> Layout {
-        self.layout
-    }
-
     /// Whether a server that was connected to again is still the one.
     ///
     /// # Errors
     /// If it isn't.
     pub fn admits(&self, server: &Identity) -> Result<(), ArchiveError> {
         self.identity.admits(server)
-    }
-
-    pub(crate) fn expect(&self, timeline: TimelineId) -> Expect {
-        let system_id = Some(self.identity.system_id);
-        Expect { geometry: self.geometry, timeline, system_id }
     }
 
     /// Takes back the final name of the segment that holds the start of a record that didn't
@@ -175,18 +161,6 @@ impl Archive {
         Ok(Some(Withdrawn { segment: sealed, evidence }))
     }
 
-    /// Moves a file to quarantine, if there is room and it isn't there yet.
-    pub(crate) fn quarantine(&self, path: &Path, name: &str) -> Result<Option<PathBuf>, DiskError> {
-        let dir = Path::new(Layout::QUARANTINE);
-        let to = dir.join(name);
-        if self.files.names(dir)?.len() >= MAX_QUARANTINED || self.files.len(&to)?.is_some() {
-            return Ok(None);
-        }
-        self.files.rename(path, &to)?;
-        self.files.sync_dir(dir)?;
-        Ok(Some(to))
-    }
-
     /// Copies a file to quarantine, if there is room and no copy of this cause is there yet.
     fn evidence(&self, path: &Path, at: Lsn) -> Result<Option<PathBuf>, DiskError> {
         let dir = Path::new(Layout::QUARANTINE);
@@ -205,29 +179,6 @@ impl Archive {
         self.files.rename(&temporary, &to)?;
         self.files.sync_dir(dir)?;
         Ok(Some(to))
-    }
-
-    /// The segments of a timeline that are there, whole or partial, ordered by number.
-    pub(crate) fn segments_of(&self, timeline: TimelineId) -> Result<Vec<WalFileName>, DiskError> {
-        let mut segments = self.segments()?;
-        segments.retain(
-            |name| matches!(name, WalFileName::Segment { timeline: of, .. } if *of == timeline),
-        );
-        Ok(segments)
-    }
-
-    /// All segments, ordered by timeline and number: as names are.
-    pub(crate) fn segments(&self) -> Result<Vec<WalFileName>, DiskError> {
-        let names = self.files.names(Path::new(Layout::WAL))?;
-        let parsed = names.iter().filter_map(|name| {
-            let name = WalFileName::parse(name, self.layout.segment_size)?;
-            let kind = match name {
-                WalFileName::Segment { kind, .. } => kind,
-                WalFileName::TimelineHistory(_) => return None,
-            };
-            matches!(kind, WalFileKind::Segment | WalFileKind::Partial).then_some(name)
-        });
-        Ok(parsed.collect())
     }
 }
 

@@ -6,19 +6,14 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
-use disk::{Access, AlignedBuf, DiskError};
+use disk::DiskError;
 use pg_types::{Branch, Lsn, SegmentNumber, TimelineId, WalFileKind, WalFileName};
-use wal_format::{
-    DecodeError, LONG_HEADER_LEN, PageFlags, PageHeader, SHORT_HEADER_LEN, Validator,
-};
+use wal_format::{DecodeError, Validator};
 
 use crate::index::IndexBuilder;
 use crate::open::Archive;
+use crate::prove::Primed;
 use crate::{ArchiveError, Layout};
-
-/// How much is read at once: large enough to be fast past the page cache, small enough to be
-/// nothing beside the receiver's bound of 16 MiB.
-const READ_LEN: usize = 1 << 20;
 
 /// A writer's beginning.
 #[derive(Clone, Debug)]
@@ -35,6 +30,8 @@ pub struct Resume {
     pub(crate) index: IndexBuilder,
     /// What the segment at `start` holds already.
     pub stored: Stored,
+    /// The end of what is archived behind a hole that is streamed now.
+    pub behind: Option<Lsn>,
     /// What was found and mended, for the log.
     pub notes: Vec<String>,
     /// What is archived past the position where the server's history left its timeline.
@@ -67,6 +64,11 @@ pub enum Stored {
 }
 
 impl Resume {
+    /// Less than this may have been acknowledged before, so that it isn't again.
+    pub(crate) fn floor(&self) -> Lsn {
+        self.proved().max(self.behind.unwrap_or(Lsn::INVALID))
+    }
+
     /// The end of what is archived without a doubt: nothing before it may be acknowledged as
     /// less again.
     #[must_use]
@@ -134,7 +136,9 @@ impl Archive {
     ) -> Result<Option<Resume>, ArchiveError> {
         let (timeline, mut notes) = (branch.timeline(), Vec::new());
         while self.tidy(branch, &mut notes)? {}
-        let Some(found) = self.find_end(branch, rebuild, &mut notes)? else { return Ok(None) };
+        let Some((found, behind)) = self.find_end(branch, rebuild, &mut notes)? else {
+            return Ok(None);
+        };
         // What may be acknowledged now has names that a killed process may not have synced.
         self.files.sync_dir(Path::new(Layout::WAL))?;
         let size = self.layout.segment_size;
@@ -144,7 +148,7 @@ impl Archive {
                 (number.start(size), Stored::Partial { proved }, primed)
             }
         };
-        Ok(Some(Resume { notes, ..self.resume_at(timeline, start, stored, primed) }))
+        Ok(Some(Resume { notes, behind, ..self.resume_at(timeline, start, stored, primed) }))
     }
 
     pub(crate) fn resume_at(
@@ -155,8 +159,17 @@ impl Archive {
         primed: Primed,
     ) -> Resume {
         let Primed { validator, index, from } = primed;
-        let (notes, lost) = (Vec::new(), None);
-        Resume { timeline, start, validator, decoded_from: from, index, stored, notes, lost }
+        Resume {
+            timeline,
+            start,
+            validator,
+            decoded_from: from,
+            index,
+            stored,
+            behind: None,
+            notes: Vec::new(),
+            lost: None,
+        }
     }
 
     fn remove_temporaries(&self) -> Result<(), DiskError> {
@@ -241,6 +254,11 @@ impl Archive {
             *end = if ended.is_none() { validator.position() } else { validator.proved().0 };
         }
         let [sealed_end, partial_end] = ends;
+        let start = number.start(self.layout.segment_size);
+        let common = sealed_end.min(partial_end).saturating_since(start);
+        if self.difference(&sealed, &partial, common)?.is_some() {
+            return Err(ArchiveError::Differs { path: sealed, kept: Some(partial) });
+        }
         if sealed_end < partial_end {
             return Ok(Some(self.aside(&sealed, "double")?));
         }
@@ -276,17 +294,28 @@ impl Archive {
         branch: &Branch,
         rebuild: bool,
         notes: &mut Vec<String>,
-    ) -> Result<Option<Found>, ArchiveError> {
-        let timeline = branch.timeline();
+    ) -> Result<Option<(Found, Option<Lsn>)>, ArchiveError> {
+        let (timeline, size, mut end_behind) = (branch.timeline(), self.layout.segment_size, None);
         let mut segments = self.numbers(timeline)?;
         self.skip_gaps(timeline, &mut segments)?;
-        let hole = segments
-            .windows(2)
-            .position(|pair| matches!(pair, [(before, _), (after, _)] if *after > before.next()));
-        if let Some(hole) = hole {
+        while let Some(hole) = hole_in(&segments) {
             let behind = segments.split_off(hole + 1);
-            let (before, _) = segments[hole];
-            self.remove_unreached(timeline, before.next(), &behind)?;
+            let missing = segments[hole].0.next();
+            if behind.iter().any(|(_, kind)| is_sealed(*kind))
+                && behind.iter().any(|(_, kind)| !is_sealed(*kind))
+            {
+                // The archive's own end is behind it: no crash leaves that.
+                let missing = self.layout.segment(timeline, missing);
+                notes.push(format!(
+                    "{} is missing, which was there before: see `seawall gaps`; put it back from \
+                     a copy, or with `seawall archive-wal` from the server",
+                    missing.display()
+                ));
+                segments = behind;
+            } else {
+                end_behind = self.leave_behind(timeline, missing, &behind, notes)?;
+                break;
+            }
         }
         let Some((newest, _)) = segments.last().copied() else { return Ok(None) };
         let open = segments.iter().position(|(_, kind)| *kind == WalFileKind::Partial);
@@ -298,7 +327,6 @@ impl Archive {
         let passed = primed.len() - usize::from(error.is_some());
         let sealed = segments.iter().take(passed).rposition(|(_, kind)| is_sealed(*kind));
         let durable = sealed.map_or(0, |place| place + 1);
-        let size = self.layout.segment_size;
         for (place, ((number, kind), primed)) in segments.iter().zip(primed).enumerate() {
             if place < passed && (place < durable || number.end(size) <= proved) {
                 if !is_sealed(*kind) {
@@ -306,7 +334,8 @@ impl Archive {
                 }
                 continue;
             }
-            self.remove_unreached(timeline, *number, &segments[place + 1..])?;
+            let later = &segments[place + 1..];
+            let end_behind = self.leave_behind(timeline, *number, later, notes)?.or(end_behind);
             if is_sealed(*kind) {
                 let path = self.layout.segment(timeline, *number);
                 let error = error.map(|error| error.to_string()).unwrap_or_default();
@@ -314,9 +343,10 @@ impl Archive {
                 self.files.rename(&path, &self.layout.partial(timeline, *number))?;
             }
             self.make_sure(timeline, *number, proved, rebuild, notes)?;
-            return Ok(Some(Found::Partial { number: *number, proved, primed }));
+            let found = Found::Partial { number: *number, proved, primed };
+            return Ok(Some((found, end_behind)));
         }
-        Ok(Some(Found::Whole { newest, primed: end }))
+        Ok(Some((Found::Whole { newest, primed: end }, end_behind)))
     }
 
     /// Leaves the segments behind the last gap that is recorded, if there are any.
@@ -409,6 +439,31 @@ impl Archive {
         self.files.rename(&partial, &self.layout.segment(timeline, number))
     }
 
+    /// Leaves what is sealed behind a segment that isn't whole: shipped ahead of the stream, or
+    /// whole before something was lost. Streaming goes on before it; gives its end. A `.partial`
+    /// among them was written ahead, and goes if no sealed one was.
+    fn leave_behind(
+        &self,
+        timeline: TimelineId,
+        missing: SegmentNumber,
+        later: &[(SegmentNumber, WalFileKind)],
+        notes: &mut Vec<String>,
+    ) -> Result<Option<Lsn>, ArchiveError> {
+        let (Some((first, _)), Some((last, _))) = (later.first(), later.last()) else {
+            return Ok(None);
+        };
+        if !later.iter().all(|(_, kind)| is_sealed(*kind)) {
+            self.remove_unreached(timeline, missing, later)?;
+            return Ok(None);
+        }
+        let shown = |number| self.layout.segment(timeline, number).display().to_string();
+        let (missing, first) = (shown(missing), shown(*first));
+        notes.push(format!(
+            "{missing} isn't whole, and {first} is there: what is missing comes now"
+        ));
+        Ok(Some(last.end(self.layout.segment_size)))
+    }
+
     /// Removes what was written ahead of a segment that isn't whole: a loss of power leaves as
     /// many as were being written at once.
     fn remove_unreached(
@@ -427,99 +482,13 @@ impl Archive {
         }
         Ok(())
     }
+}
 
-    /// A validator at the start of `number` that knows the record running over it, from as far
-    /// back as that begins; one that doesn't where the segments before it are missing or damaged.
-    pub(crate) fn primed(
-        &self,
-        branch: &Branch,
-        number: SegmentNumber,
-    ) -> Result<(Primed, Option<String>), ArchiveError> {
-        let size = self.layout.segment_size;
-        let mut before = Vec::new();
-        let mut from = number;
-        while let Some(previous) = from.previous() {
-            let Some(path) = self.whole_segment(branch, previous)? else { break };
-            from = previous;
-            let starts_a_record = self.starts_a_record(&path)?;
-            before.push(path);
-            if starts_a_record {
-                break;
-            }
-        }
-        let timeline = branch.timeline();
-        let mut primed = self.unprimed(timeline, from.start(size));
-        for path in before.iter().rev() {
-            if let Some(error) = self.feed(path, &mut primed)? {
-                let unprimed = self.unprimed(timeline, number.start(size));
-                let note = format!(
-                    "{} is damaged: {error}; the record that runs over its end can't be proved",
-                    path.display()
-                );
-                return Ok((unprimed, Some(note)));
-            }
-        }
-        // What lies on older timelines is settled there.
-        let begin = branch.stretches().last().map_or(Lsn::INVALID, |newest| newest.begin);
-        primed.from = primed.from.max(begin.segment(size).min(number));
-        Ok((primed, None))
-    }
-
-    /// A sealed segment of a branch, of its whole size.
-    fn whole_segment(
-        &self,
-        branch: &Branch,
-        number: SegmentNumber,
-    ) -> Result<Option<PathBuf>, DiskError> {
-        let size = self.layout.segment_size;
-        let Some(stretch) = branch.stretch_of(number, size) else { return Ok(None) };
-        let path = self.layout.segment(stretch.timeline, number);
-        Ok((self.files.len(&path)? == Some(size.bytes())).then_some(path))
-    }
-
-    /// A validator at the start of the segment of `at` that knows nothing before it.
-    pub(crate) fn unprimed(&self, timeline: TimelineId, at: Lsn) -> Primed {
-        let size = self.layout.segment_size;
-        let validator = Validator::new(self.expect(timeline), at.segment_start(size));
-        Primed { validator, index: IndexBuilder::new(timeline, size), from: at.segment(size) }
-    }
-
-    /// Whether any record begins in a whole segment, by its first page's header.
-    fn starts_a_record(&self, path: &Path) -> Result<bool, DiskError> {
-        let mut block = AlignedBuf::zeroed(disk::BLOCK);
-        let file = self.files.open_read(path, Access::Direct)?;
-        let len = file.read_at(0, &mut block, disk::BLOCK)?;
-        let header = block.get(..len).and_then(PageHeader::read);
-        let Some(header) = header else { return Ok(true) };
-        if !header.flags.has(PageFlags::FIRST_IS_CONTRECORD) {
-            return Ok(true);
-        }
-        let pages = self.layout.segment_size.bytes() / u64::from(self.geometry.block_size);
-        let headers = LONG_HEADER_LEN as u64 + (pages - 1) * SHORT_HEADER_LEN as u64;
-        let room = self.layout.segment_size.bytes() - headers;
-        Ok(u64::from(header.remaining).next_multiple_of(8) < room)
-    }
-
-    /// Feeds a whole segment; gives what stopped it.
-    pub(crate) fn feed(
-        &self,
-        path: &Path,
-        to: &mut Primed,
-    ) -> Result<Option<DecodeError>, DiskError> {
-        let file = self.files.open_read(path, Access::Direct)?;
-        let mut buf = AlignedBuf::zeroed(READ_LEN);
-        let mut offset = 0;
-        loop {
-            let len = file.read_at(offset, &mut buf, READ_LEN)?;
-            let Some(bytes) = buf.get(..len).filter(|bytes| !bytes.is_empty()) else {
-                return Ok(None);
-            };
-            if let Err(error) = to.validator.feed(bytes, &mut to.index) {
-                return Ok(Some(error));
-            }
-            offset += len as u64;
-        }
-    }
+/// The place of the first segment that the next one doesn't follow.
+fn hole_in(segments: &[(SegmentNumber, WalFileKind)]) -> Option<usize> {
+    segments
+        .windows(2)
+        .position(|pair| matches!(pair, [(before, _), (after, _)] if *after > before.next()))
 }
 
 fn is_sealed(kind: WalFileKind) -> bool {
@@ -532,22 +501,6 @@ struct Passage {
     primed: Vec<Primed>,
     /// Why the last one of them wasn't decoded to its end.
     error: Option<DecodeError>,
-}
-
-/// A validator that knows the record running over its position, and what it has seen.
-#[derive(Clone, Debug)]
-pub(crate) struct Primed {
-    validator: Validator,
-    index: IndexBuilder,
-    /// The first segment that was decoded from its start.
-    from: SegmentNumber,
-}
-
-impl Primed {
-    /// The end of what is proved.
-    pub(crate) fn proved(&self) -> Lsn {
-        self.validator.proved().0
-    }
 }
 
 /// Where the archive ends.

@@ -151,7 +151,7 @@ impl SessionError {
             | Self::Gap(_)
             | Self::EndOfTimeline { .. }
             | Self::Archive(ArchiveError::LeftTimeline { .. })
-            | Self::Stopped(Stop::Corrupt(_) | Stop::Disk(_)) => Verdict::Retry,
+            | Self::Stopped(Stop::Corrupt(_) | Stop::Disk(_) | Stop::Shipped(_)) => Verdict::Retry,
             _ => Verdict::GiveUp,
         }
     }

@@ -9,7 +9,7 @@ use testkit::process::Stream;
 use testkit::servers::{Server, ServerOptions};
 
 use super::common::{LIMIT, Must, Receiver, ReceiverOptions, pg, scratch, server_flush};
-use super::program::{ended, receive, seawall};
+use super::program::{ended, seawall};
 
 const SIZE: SegmentSize = SegmentSize::MIN;
 
@@ -38,7 +38,7 @@ fn forget(server: &Server) -> Lsn {
 }
 
 /// The gaps that `seawall gaps --json` tells of.
-fn gaps(archive: &Path) -> Vec<serde_json::Value> {
+pub(crate) fn gaps(archive: &Path) -> Vec<serde_json::Value> {
     let mut command = seawall(&["gaps", "--json", "--archive"]);
     let answer = ended(command.arg(archive));
     answer.is_well();
@@ -131,11 +131,23 @@ fn a_hole_that_nothing_explains_is_told() {
     let mut sealed: Vec<_> = fs::read_dir(archive.join("wal")).must().flatten().collect();
     sealed.retain(|entry| entry.file_name().len() == 24);
     sealed.sort_by_key(fs::DirEntry::file_name);
+    let lost = sealed[1].file_name();
     fs::remove_file(sealed[1].path()).must();
     let found = gaps(&archive);
     assert_eq!(found.len(), 1, "{found:?}");
     assert_eq!(found[0]["reason"], serde_json::Value::Null);
-    ended(&mut receive(&server, &archive, &["--no-slot", "-n"])).says(6, &["WAL is missing"]);
+    // Streaming goes on at the archive's end; the server still has what is missing.
+    let end = server_flush(&server);
+    let mut receiver = Receiver::start(&server, &archive, &ReceiverOptions::default());
+    receiver.await_streaming(&server);
+    receiver.await_flush(&server, end);
+    receiver.running.wait_for_line("is missing, which was there before", LIMIT).must();
+    receiver.stop();
+    assert_eq!(gaps(&archive), found);
+    let mut ship = seawall(&["archive-wal", "--archive"]);
+    ended(ship.arg(&archive).arg(server.wal_dir().join(lost))).is_well();
+    assert_eq!(gaps(&archive), Vec::<serde_json::Value>::new());
+    super::common::compare_with_primary(&archive.join("wal"), &server, end);
     let none = ended(&mut seawall(&["gaps", "--archive", "/nonexistent"]));
     none.says(6, &["/nonexistent", "no archive"]);
 }

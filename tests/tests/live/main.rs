@@ -18,6 +18,7 @@ mod network;
 mod program;
 mod refusals;
 mod restart;
+mod shipping;
 mod shutdown;
 mod slots;
 mod strace;

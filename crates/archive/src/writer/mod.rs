@@ -13,6 +13,7 @@ mod ring;
 mod segment;
 
 use std::collections::{HashMap, VecDeque};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use disk::{Disk, DiskError, Lane, Op, OpId};
@@ -100,6 +101,10 @@ pub enum Stop {
         /// Where it ends.
         to: Lsn,
     },
+    /// A segment that was to be sealed has been shipped meanwhile; the two are compared before the
+    /// next session.
+    #[error("{} was archived by somebody else meanwhile", .0.display())]
+    Shipped(PathBuf),
     /// The disk failed; what it holds of the current segment is no longer believed.
     #[error("{0}")]
     Disk(DiskError),
@@ -167,7 +172,7 @@ impl Writer {
     pub fn new(archive: &Archive, resume: Resume, options: Options, disk: &mut dyn Disk) -> Self {
         let layout = archive.layout();
         let size = layout.segment_size;
-        let floor = resume.proved();
+        let floor = resume.floor();
         let first = resume.start.segment(size);
         let (stored_end, has_partial) = match resume.stored {
             Stored::Nothing => (resume.start, false),

@@ -37,6 +37,8 @@ pub(super) enum Pending {
     Renamed { number: SegmentNumber },
     /// A file is called `.partial`, durably.
     Name { number: SegmentNumber },
+    /// A file has its final name.
+    Sealing { number: SegmentNumber },
     /// A file has its final name, durably.
     Seal { number: SegmentNumber },
     /// Writing an index entry.
@@ -131,7 +133,7 @@ impl Writer {
     fn submit_seal(&mut self, number: SegmentNumber) {
         let from = self.layout.partial(self.timeline, number);
         let to = self.layout.segment(self.timeline, number);
-        self.submit_rename(from, to, Pending::Step, Pending::Seal { number });
+        self.submit_rename(from, to, Pending::Sealing { number }, Pending::Seal { number });
     }
 
     fn submit_rename(&mut self, from: PathBuf, to: PathBuf, renamed: Pending, done: Pending) {
@@ -308,6 +310,13 @@ impl Writer {
                 self.prepared = Prepared::NoRoom(number);
                 return self.is_full(failure.error, now);
             }
+            Pending::Sealing { number } | Pending::Seal { number }
+                if failure.error.kind() == ErrorKind::Exists =>
+            {
+                let path = self.layout.segment(self.timeline, number);
+                self.stop.get_or_insert(Stop::Shipped(path));
+                return;
+            }
             // A directory's fsync that fails is a failed fsync, whatever the reason.
             Pending::Name { .. } | Pending::Seal { .. }
                 if waits || (full && !self.options.sync) =>
@@ -316,7 +325,7 @@ impl Writer {
                 return self.is_full(failure.error, now);
             }
             // The rest of the chain is cancelled, and says what is to be done.
-            Pending::Step | Pending::Renamed { .. } if full => {
+            Pending::Step | Pending::Renamed { .. } | Pending::Sealing { .. } if full => {
                 return self.is_full(failure.error, now);
             }
             _ => {}

@@ -103,6 +103,11 @@ impl Install {
     }
 }
 
+/// Lets a program run as the server's user, as what its archive_command runs does.
+pub fn as_server_user(command: &mut Command) {
+    place::as_server_user(command);
+}
+
 /// No `PG*`, no locale, no home with a `.psqlrc` or `.pgpass` in it.
 fn clean_environment(command: &mut Command, lib: &Path) {
     command.env_clear();

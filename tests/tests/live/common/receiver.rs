@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use pg_types::Lsn;
 use testkit::process::{Running, Signal, seawall_bin};
-use testkit::servers::Server;
+use testkit::servers::{Server, as_server_user};
 
 use super::{LIMIT, Must, lsn};
 
@@ -24,6 +24,8 @@ pub(crate) const STOP_LIMIT: Duration = Duration::from_secs(2);
 pub(crate) struct ReceiverOptions {
     /// With [`SLOT`], made if it isn't there; else without a slot.
     pub(crate) slot: bool,
+    /// This program, as the server's user, so that it shares an archive with the archive_command.
+    pub(crate) as_server: Option<PathBuf>,
     /// More arguments.
     pub(crate) extra: Vec<String>,
     /// Connects to this port in place of the server's own: a proxy's.
@@ -32,7 +34,7 @@ pub(crate) struct ReceiverOptions {
 
 impl Default for ReceiverOptions {
     fn default() -> Self {
-        Self { slot: true, extra: Vec::new(), port: None }
+        Self { slot: true, as_server: None, extra: Vec::new(), port: None }
     }
 }
 
@@ -52,7 +54,14 @@ pub(crate) struct Receiver {
 impl Receiver {
     /// Starts one into `archive`.
     pub(crate) fn start(server: &Server, archive: &Path, options: &ReceiverOptions) -> Self {
-        let mut seawall = Command::new(seawall_bin().must());
+        let mut seawall = match &options.as_server {
+            Some(program) => {
+                let mut seawall = Command::new(program);
+                as_server_user(&mut seawall);
+                seawall
+            }
+            None => Command::new(seawall_bin().must()),
+        };
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("PG") {
                 seawall.env_remove(name);
