@@ -34,6 +34,8 @@ pub(crate) enum Command {
     Receive(Box<ReceiveArgs>),
     /// Put a file of WAL into an archive: archive_command = 'seawall archive-wal %p -A DIR'.
     ArchiveWal(ArchiveWalArgs),
+    /// Say whether a receiver runs, where it stands, what is archived, and what is wrong.
+    Status(StatusArgs),
     /// Say what is missing from an archive, and why.
     Gaps(GapsArgs),
     /// Create, read or drop a replication slot.
@@ -126,6 +128,20 @@ pub(crate) struct ArchiveWalArgs {
     /// The archive's directory; it is made if it doesn't exist.
     #[arg(short = 'A', long, value_name = "DIR", env = "SEAWALL_ARCHIVE")]
     pub(crate) archive: PathBuf,
+}
+
+/// `seawall status`
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// The archive's directory.
+    #[arg(short = 'A', long, value_name = "DIR", env = "SEAWALL_ARCHIVE")]
+    pub(crate) archive: PathBuf,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Look again each second, until interrupted.
+    #[arg(long)]
+    pub(crate) watch: bool,
 }
 
 /// `seawall gaps`

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use archive::{ArchiveError, Catalogue, Missing};
 use disk::RealFiles;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::Failure;
 use crate::cli::GapsArgs;
@@ -22,7 +22,7 @@ pub(crate) fn run(args: &GapsArgs) -> Result<(), Failure> {
     let missing = Catalogue::open(files).and_then(|catalogue| catalogue.missing());
     let missing = missing.map_err(failed)?;
     let lines: Vec<String> = if args.json {
-        missing.iter().map(as_json).collect()
+        missing.iter().map(|missing| as_json(missing).to_string()).collect()
     } else if missing.is_empty() {
         vec!["no WAL is missing between the archive's first segment and its last".to_owned()]
     } else {
@@ -36,7 +36,7 @@ pub(crate) fn run(args: &GapsArgs) -> Result<(), Failure> {
     written.map_err(|error| Failure::failed(format!("can't write the answer: {error}")))
 }
 
-fn as_text(missing: &Missing) -> String {
+pub(crate) fn as_text(missing: &Missing) -> String {
     let Missing { timeline, from, to, gap } = missing;
     let bytes = size(to.saturating_since(*from) as f64);
     let why = match gap {
@@ -46,15 +46,14 @@ fn as_text(missing: &Missing) -> String {
     format!("timeline {timeline}: {from} to {to}, {bytes}: {why}")
 }
 
-fn as_json(missing: &Missing) -> String {
+pub(crate) fn as_json(missing: &Missing) -> Value {
     let gap = missing.gap.as_ref();
-    let value = json!({
+    json!({
         "timeline": missing.timeline.as_u32(),
         "from": missing.from.to_string(),
         "to": missing.to.to_string(),
         "to_timeline": gap.map_or(missing.timeline, |gap| gap.to_timeline).as_u32(),
         "reason": gap.map(|gap| gap.reason.as_str()),
         "found": gap.map(|gap| gap.found.as_str()),
-    });
-    value.to_string()
+    })
 }

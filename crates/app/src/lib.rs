@@ -4,6 +4,7 @@
 //! Decisions about WAL, the protocol or the archive aren't made here.
 
 mod archive_wal;
+mod board;
 mod cli;
 mod connect;
 mod failure;
@@ -11,6 +12,7 @@ mod gaps;
 mod observer;
 mod receive;
 mod slot;
+mod status;
 mod terminal;
 
 pub use cli::Cli;
@@ -25,6 +27,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         cli::Command::Receive(args) => receive::run(&args),
         cli::Command::ArchiveWal(args) => archive_wal::run(&args),
         cli::Command::Gaps(args) => gaps::run(&args),
+        cli::Command::Status(args) => status::run(&args),
         cli::Command::Slot(args) => slot::run(&args),
     }
 }

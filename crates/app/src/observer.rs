@@ -14,6 +14,7 @@ use tracing::level_filters::LevelFilter;
 use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::fmt::MakeWriter;
 
+use crate::board::Board;
 use crate::cli::TalkArgs;
 use crate::terminal;
 
@@ -101,6 +102,9 @@ impl Events {
 pub(crate) struct Talk {
     segment_names: archive::Layout,
     archive: String,
+    /// How the server was reached.
+    server: String,
+    board: Board,
     events: Option<Events>,
     line: Option<NonBlocking>,
     /// When, and how far it was, a second ago or so.
@@ -109,13 +113,13 @@ pub(crate) struct Talk {
 }
 
 impl Talk {
-    pub(crate) fn new(archive: &Path, json: bool, log: &Log) -> Self {
+    pub(crate) fn new(archive: &Path, server: String, board: Board, json: bool, log: &Log) -> Self {
         let segment_names = archive::Layout { segment_size: pg_types::SegmentSize::DEFAULT };
         let archive = archive.display().to_string();
         let events = json.then(|| beside(io::stdout()));
         let events = events.map(|(stdout, worker)| Events { stdout, lost: 0, _worker: worker });
         let line = log.live.then(|| log.stderr.clone());
-        Self { segment_names, archive, events, line, last: None, rate_bytes: 0.0 }
+        Self { segment_names, archive, server, board, events, line, last: None, rate_bytes: 0.0 }
     }
 
     /// The last word.
@@ -145,6 +149,8 @@ impl Talk {
                 self.event(&json!({"event": "settled", "segment": name, "records": entry.records}));
             }
             Event::DiskFull(error) => {
+                self.board.state("disk full");
+                self.board.error(error.to_string());
                 tracing::error!(
                     "{error}; receiving waits until there is room in {}, and the server keeps its \
                      WAL meanwhile",
@@ -153,6 +159,7 @@ impl Talk {
                 self.event(&json!({"event": "disk_full", "error": error.to_string()}));
             }
             Event::DiskHasRoom => {
+                self.board.state("streaming");
                 tracing::info!("there is room again; receiving goes on");
                 self.event(&json!({"event": "disk_has_room"}));
             }
@@ -176,6 +183,12 @@ impl Observer for Talk {
                     system.timeline,
                     facts.geometry.segment_size
                 );
+                self.board.state("starting");
+                self.board.upstream(json!({
+                    "server": self.server,
+                    "version": version.to_string(),
+                    "timeline": system.timeline.as_u32(),
+                }));
                 self.event(&json!({
                     "event": "connected",
                     "version": version.to_string(),
@@ -195,6 +208,7 @@ impl Observer for Talk {
                          WAL is missing before; a base backup taken from now on can be recovered"
                     );
                 }
+                self.board.state("streaming");
                 tracing::info!(
                     "streaming timeline {timeline} from {start}; archived up to {proved}"
                 );
@@ -259,10 +273,15 @@ impl Observer for Talk {
                 self.event(&json!({"event": "withdrawn", "segment": segment}));
             }
             Report::Disconnected { error, pause } => {
+                self.board.state("connecting");
+                self.board.error(error.to_string());
                 tracing::warn!("{error}; connecting again in {:.1} s", pause.as_secs_f64());
                 self.event(&json!({"event": "disconnected", "error": error.to_string()}));
             }
-            Report::Stopping => tracing::info!("stopping"),
+            Report::Stopping => {
+                self.board.state("stopping");
+                tracing::info!("stopping");
+            }
             _ => {}
         }
     }
@@ -275,6 +294,7 @@ impl Observer for Talk {
             self.rate_bytes = received.saturating_since(from) as f64 / seconds;
             self.last = Some((now, received));
         }
+        self.board.progress(progress.positions, progress.upstream, self.rate_bytes);
         let Some(stderr) = &mut self.line else { return };
         let durable = progress.positions.durable.0;
         let lag = progress.upstream.saturating_since(durable);

@@ -9,6 +9,7 @@ use runtime::{Ended, Receive};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 
+use crate::board::Board;
 use crate::cli::ReceiveArgs;
 use crate::observer::{Talk, start_log};
 use crate::{Failure, connect, terminal};
@@ -33,7 +34,12 @@ pub(crate) fn run(args: &ReceiveArgs) -> Result<(), Failure> {
         }
         error => error.into(),
     })?;
-    let mut talk = Talk::new(&args.archive, args.json, &log);
+    let board = Board::new(args.slot.as_ref().map(|slot| slot.as_str().to_owned()));
+    if let Err(error) = board.serve(&args.archive) {
+        tracing::warn!("`seawall status` won't find this receiver: {error}");
+    }
+    let server = what.settings.endpoint().to_string();
+    let mut talk = Talk::new(&args.archive, server, board, args.json, &log);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -1,5 +1,5 @@
-//! An archive as anybody may look at it, beside whoever writes to it: nothing is locked, and
-//! nothing is changed.
+//! An archive as anybody may use it beside the one receiver: to look at it, and to
+//! [publish](Catalogue::publish) whole files. Nothing that is there is ever changed.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -32,6 +32,23 @@ pub struct Missing {
     pub gap: Option<Gap>,
 }
 
+/// What is archived of a timeline.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TimelineOverview {
+    /// The timeline.
+    pub timeline: TimelineId,
+    /// The start of its first segment.
+    pub from: Lsn,
+    /// The end of its last one, which may be written to yet.
+    pub to: Lsn,
+    /// How many there are, the `.partial` among them.
+    pub segments: usize,
+    /// The one that it comes from, and where it left that.
+    pub parent: Option<(TimelineId, Lsn)>,
+    /// Where a newer timeline that is archived left it, if whole segments behind that are here.
+    pub lost_from: Option<Lsn>,
+}
+
 /// The segments of a timeline by number, and whether each is sealed.
 type Segments = BTreeMap<SegmentNumber, bool>;
 
@@ -60,6 +77,40 @@ impl Catalogue {
     #[must_use]
     pub fn layout(&self) -> Layout {
         self.layout
+    }
+
+    /// The timelines, by number.
+    ///
+    /// # Errors
+    /// If the archive can't be read.
+    pub fn overview(&self) -> Result<Vec<TimelineOverview>, ArchiveError> {
+        let timelines = self.by_timeline()?;
+        let size = self.layout.segment_size;
+        let mut stretches = BTreeMap::new();
+        let mut parents = BTreeMap::new();
+        for timeline in timelines.keys() {
+            let Some(history) = self.history(*timeline)? else { continue };
+            for stretch in history.stretches() {
+                stretches.insert(stretch.timeline, stretch.end);
+                if stretch.end == history.stretches().last().map(|newest| newest.begin) {
+                    parents.insert(*timeline, (stretch.timeline, stretch.end));
+                }
+            }
+        }
+        let overview = timelines.iter().filter_map(|(timeline, segments)| {
+            let (first, last) = (segments.first_key_value()?.0, segments.last_key_value()?.0);
+            let left = stretches.get(timeline).copied().flatten();
+            let to = last.end(size);
+            Some(TimelineOverview {
+                timeline: *timeline,
+                from: first.start(size),
+                to,
+                segments: segments.len(),
+                parent: parents.get(timeline).and_then(|(parent, at)| Some((*parent, (*at)?))),
+                lost_from: left.filter(|left| last.start(size) >= *left),
+            })
+        });
+        Ok(overview.collect())
     }
 
     /// What is missing, by timeline and position: recorded gaps that nothing has filled since, and

@@ -28,7 +28,7 @@ mod publish;
 mod resume;
 mod writer;
 
-pub use catalogue::{Catalogue, Missing};
+pub use catalogue::{Catalogue, Missing, TimelineOverview};
 pub use error::ArchiveError;
 pub use format::{Format, Identity};
 pub use gap::{Gap, gaps};

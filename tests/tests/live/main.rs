@@ -21,6 +21,7 @@ mod restart;
 mod shipping;
 mod shutdown;
 mod slots;
+mod status;
 mod strace;
 mod streaming;
 mod synchronous;
