@@ -6,7 +6,7 @@ use disk::sim::{Fault, FaultKind, OpClass, OpMatch, Times};
 use sim::crash::mutants::{self, By};
 use sim::crash::{
     AckRule, FaultCase, Plan, Setup, Violation, crash_points, disk_full, diverge, flip, flip_again,
-    io_fault,
+    io_fault, promote, publish, record_gap,
 };
 
 /// Fails with the seed and the way to the violation.
@@ -65,6 +65,18 @@ fn a_write_that_finds_no_room_is_done_again_in_its_place() {
             hold(io_fault(&FaultCase { seed, fault }, &[], AckRule::Right));
         }
     }
+}
+
+#[test]
+fn a_promotion_can_be_crashed_anywhere() {
+    let states: u64 = (0..12).map(|seed| hold(promote(seed))).sum();
+    assert!(states > 200, "{states}");
+}
+
+#[test]
+fn a_gap_and_a_shipped_segment_can_be_crashed_anywhere() {
+    let states: u64 = (0..3).map(|seed| hold(record_gap(seed)) + hold(publish(seed))).sum();
+    assert!(states > 50, "{states}");
 }
 
 #[test]

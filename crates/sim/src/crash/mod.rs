@@ -16,6 +16,7 @@ mod faults;
 mod ledger;
 pub mod mutants;
 mod primary;
+mod promotion;
 mod session;
 mod tamper;
 
@@ -23,5 +24,6 @@ pub use explore::{Cut, Explored, Explorer, Plan, crash_points};
 pub use faults::{FaultCase, disk_full, fault_cases, io_fault};
 pub use ledger::{AckRule, Ledger, Violation};
 pub use primary::Primary;
+pub use promotion::{promote, publish, record_gap};
 pub use session::{Pace, Session, SessionError, Setup, Trouble, Turn};
 pub use tamper::{diverge, flip, flip_again};
