@@ -89,6 +89,17 @@ pub enum SessionError {
         /// Its name.
         slot: String,
     },
+    /// The slot was invalidated.
+    #[error(
+        "the replication slot \"{slot}\" can't be used: {message}; drop it with `seawall slot drop \
+         {slot}`, and receive with --create-slot --if-not-exists, which does that by itself"
+    )]
+    SlotInvalid {
+        /// Its name.
+        slot: String,
+        /// What the server said.
+        message: Box<ServerMessage>,
+    },
     /// The slot is there, and shouldn't be.
     #[error("the replication slot \"{slot}\" exists already: add --if-not-exists to use it")]
     SlotExists {

@@ -119,6 +119,74 @@ fn a_slot_that_was_dropped_is_made_anew_and_the_gap_told() {
     receiver.stop();
 }
 
+fn an_invalidated_slot_is_made_anew(major: u32) {
+    let (server, dir) = (forgetful(major), scratch());
+    let archive = dir.path().join("archive");
+    let mut receiver = Receiver::start(&server, &archive, &ReceiverOptions::default());
+    receiver.await_streaming(&server);
+    receiver.await_flush(&server, server_flush(&server));
+    receiver.stop();
+    server.set("max_slot_wal_keep_size", "1MB").must();
+    let oldest = forget(&server);
+    let lost = "SELECT wal_status FROM pg_replication_slots";
+    assert_eq!(server.sql(lost).must(), "lost");
+
+    let mut receiver = Receiver::start(&server, &archive, &ReceiverOptions::default());
+    receiver.await_streaming(&server);
+    server.sql("CREATE TABLE v(i int)").must();
+    receiver.await_flush(&server, server_flush(&server));
+    let kept = "(SELECT restart_lsn FROM pg_replication_slots) > '0/0'";
+    server.wait_until("the slot to keep WAL again", LIMIT, kept).must();
+    assert_ne!(server.sql(lost).must(), "lost");
+    let found = gaps(&archive);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(found[0]["to"], oldest.to_string(), "{found:?}");
+    receiver.stop();
+
+    // Without leave to make it, somebody has to be told.
+    forget(&server);
+    assert_eq!(server.sql(lost).must(), "lost");
+    let args = ["--slot", super::common::SLOT, "-n", "-E", "0/1"];
+    let told = ended(&mut super::program::receive(&server, &archive, &args));
+    assert!(told.stderr.contains("slot drop") || major < 15, "{told:?}");
+}
+
+#[test]
+fn an_invalidated_slot_is_made_anew_14() {
+    an_invalidated_slot_is_made_anew(14);
+}
+
+#[test]
+fn an_invalidated_slot_is_made_anew_16() {
+    an_invalidated_slot_is_made_anew(16);
+}
+
+#[test]
+fn an_invalidated_slot_is_made_anew_18() {
+    an_invalidated_slot_is_made_anew(18);
+}
+
+#[test]
+fn a_slot_that_somebody_advanced_is_told_of() {
+    let (server, dir) = (super::common::server(18, 1, &[]), scratch());
+    let archive = dir.path().join("archive");
+    let mut receiver = Receiver::start(&server, &archive, &ReceiverOptions::default());
+    receiver.await_streaming(&server);
+    receiver.await_flush(&server, server_flush(&server));
+    receiver.stop();
+    server.sql("CREATE TABLE t AS SELECT generate_series(1, 100000) i").must();
+    let advance = "SELECT pg_replication_slot_advance(slot_name, pg_current_wal_flush_lsn()) \
+                   FROM pg_replication_slots";
+    server.sql(advance).must();
+    let mut receiver = Receiver::start(&server, &archive, &ReceiverOptions::default());
+    receiver.running.wait_for_line("somebody else advanced it", LIMIT).must();
+    // The server happens to have it still.
+    receiver.await_streaming(&server);
+    receiver.await_flush(&server, server_flush(&server));
+    receiver.stop();
+    assert_eq!(gaps(&archive), Vec::<serde_json::Value>::new());
+}
+
 #[test]
 fn a_hole_that_nothing_explains_is_told() {
     let (server, dir) = (super::common::server(18, 1, &[]), scratch());

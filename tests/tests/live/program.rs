@@ -62,8 +62,8 @@ impl Ended {
     }
 }
 
-/// Every name below a directory, with its length and a hash of its content; but for the lock,
-/// which names whoever had it last.
+/// Every name below a directory, with its length and a hash of its content; but for what is in
+/// `run/`, which may be lost.
 pub(crate) fn fingerprint(dir: &Path) -> Vec<(PathBuf, u64, u64)> {
     let mut found = Vec::new();
     let mut dirs = vec![dir.to_path_buf()];
@@ -71,7 +71,7 @@ pub(crate) fn fingerprint(dir: &Path) -> Vec<(PathBuf, u64, u64)> {
         for entry in fs::read_dir(&dir).must() {
             let path = entry.must().path();
             let mut hasher = DefaultHasher::new();
-            let len = if path.ends_with("run/receive.lock") {
+            let len = if path.ends_with("run") {
                 0
             } else if path.is_dir() {
                 dirs.push(path.clone());

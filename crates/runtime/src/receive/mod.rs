@@ -10,8 +10,9 @@ use archive::{
 };
 use disk::Disk;
 use pg_types::{Branch, Lsn, Positions, TimelineId};
-use pg_wire::command::{SlotName, start_replication};
+use pg_wire::command::{SlotName, drop_replication_slot, start_replication};
 use pg_wire::message::{ServerMessage, SqlState};
+use pg_wire::row::SlotState;
 use pg_wire::settings::ConnectionSettings;
 use replication::{StartFrom, Timing, start_from};
 use tokio::sync::{Notify, watch};
@@ -330,6 +331,7 @@ impl Receiver<'_> {
         }
         if let Some(resume) = archive.resume(&branch, self.ended, self.rebuild)? {
             self.rebuild = false;
+            self.look_at_slot(link, facts, resume.proved(), observer).await?;
             return Ok((branch, resume, None));
         }
         let slot = match &self.what.slot {
@@ -375,9 +377,74 @@ impl Receiver<'_> {
             return Ok(true);
         }
         if self.what.if_not_exists || self.slot_made {
-            return Ok(false);
+            return self.remake_slot(link, facts, slot, observer).await;
         }
         Err(SessionError::SlotExists { slot: slot.as_str().to_owned() })
+    }
+
+    /// Makes a slot anew that keeps no WAL: it was invalidated, and some versions stream from it all
+    /// the same, and keep nothing. Whether it did. Below 15 such a slot heals by itself.
+    async fn remake_slot(
+        &mut self,
+        link: &mut Link,
+        facts: &Facts,
+        slot: &SlotName,
+        observer: &mut dyn Observer,
+    ) -> Result<bool, SessionError> {
+        if facts.version.major() < 15 {
+            return Ok(false);
+        }
+        match read_slot(link, &self.what.settings, facts.version, slot).await? {
+            Some(state) if state.restart_lsn.is_none() => {}
+            _ => return Ok(false),
+        }
+        observer.report(&Report::Note(
+            "the replication slot keeps no WAL: it was invalidated (see max_slot_wal_keep_size), \
+             or never used; it is made anew",
+        ));
+        link.ask(&drop_replication_slot(slot, false)).await?;
+        create_slot(link, facts.version, slot, true).await?;
+        observer.report(&Report::SlotCreated(slot));
+        Ok(true)
+    }
+
+    /// Says what is wrong with a slot that is there, before it is streamed from.
+    async fn look_at_slot(
+        &self,
+        link: &mut Link,
+        facts: &Facts,
+        archived: Lsn,
+        observer: &mut dyn Observer,
+    ) -> Result<(), SessionError> {
+        let size = facts.geometry.segment_size;
+        let Some(slot) = self.what.slot.as_ref().filter(|_| facts.version.major() >= 15) else {
+            return Ok(());
+        };
+        let name = slot.as_str();
+        match read_slot(link, &self.what.settings, facts.version, slot).await? {
+            None => Err(SessionError::NoSlot { slot: name.to_owned() }),
+            Some(SlotState { restart_lsn: None, .. }) => {
+                let note = format!(
+                    "the replication slot \"{name}\" keeps no WAL: it was invalidated (see \
+                     max_slot_wal_keep_size), or never used; `seawall slot drop {name}`, then \
+                     receive with --create-slot"
+                );
+                observer.report(&Report::Note(&note));
+                Ok(())
+            }
+            // WAL is kept by whole segments.
+            Some(SlotState { restart_lsn: Some(kept), .. })
+                if kept.segment_start(size) > archived =>
+            {
+                let note = format!(
+                    "the replication slot \"{name}\" keeps WAL from {kept} on, and the archive ends \
+                     at {archived}: somebody else advanced it, and what is between may be gone"
+                );
+                observer.report(&Report::Note(&note));
+                Ok(())
+            }
+            Some(_) => Ok(()),
+        }
     }
 
     /// Repairs what the session's end left, before another begins.
@@ -458,6 +525,11 @@ fn explain(error: SessionError, slot: Option<&SlotName>) -> SessionError {
             if message.sqlstate == SqlState::UNDEFINED_OBJECT =>
         {
             SessionError::NoSlot { slot: slot.as_str().to_owned() }
+        }
+        (SessionError::Refused { message, .. }, Some(slot))
+            if message.sqlstate == SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE =>
+        {
+            SessionError::SlotInvalid { slot: slot.as_str().to_owned(), message }
         }
         (error, _) => error,
     }
