@@ -36,6 +36,8 @@ pub(crate) enum Command {
     ArchiveWal(ArchiveWalArgs),
     /// Say whether a receiver runs, where it stands, what is archived, and what is wrong.
     Status(StatusArgs),
+    /// Find where recovery would stop: a time or a restore point to the LSN.
+    Find(FindArgs),
     /// Say what is missing from an archive, and why.
     Gaps(GapsArgs),
     /// Create, read or drop a replication slot.
@@ -142,6 +144,26 @@ pub(crate) struct StatusArgs {
     /// Look again each second, until interrupted.
     #[arg(long)]
     pub(crate) watch: bool,
+}
+
+/// `seawall find`
+#[derive(Debug, Args)]
+pub(crate) struct FindArgs {
+    /// The archive's directory.
+    #[arg(short = 'A', long, value_name = "DIR", env = "SEAWALL_ARCHIVE")]
+    pub(crate) archive: PathBuf,
+    /// The first commit or abort later than this, with its zone: "2026-01-31 12:00:00+01".
+    #[arg(short = 't', long, value_name = "TIME", required_unless_present = "name")]
+    pub(crate) time: Option<String>,
+    /// The restore point of this name.
+    #[arg(long, value_name = "NAME", conflicts_with = "time")]
+    pub(crate) name: Option<String>,
+    /// On this timeline and those that it comes from; the newest one unless told otherwise.
+    #[arg(long, value_name = "TLI")]
+    pub(crate) timeline: Option<u32>,
+    /// Print one JSON object, also if nothing is found.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// `seawall gaps`

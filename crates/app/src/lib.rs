@@ -8,6 +8,7 @@ mod board;
 mod cli;
 mod connect;
 mod failure;
+mod find;
 mod gaps;
 mod observer;
 mod receive;
@@ -26,6 +27,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         cli::Command::Receive(args) => receive::run(&args),
         cli::Command::ArchiveWal(args) => archive_wal::run(&args),
+        cli::Command::Find(args) => find::run(&args),
         cli::Command::Gaps(args) => gaps::run(&args),
         cli::Command::Status(args) => status::run(&args),
         cli::Command::Slot(args) => slot::run(&args),

@@ -50,7 +50,7 @@ pub struct TimelineOverview {
 }
 
 /// The segments of a timeline by number, and whether each is sealed.
-type Segments = BTreeMap<SegmentNumber, bool>;
+pub(crate) type Segments = BTreeMap<SegmentNumber, bool>;
 
 impl Catalogue {
     /// The archive in this directory.
@@ -154,7 +154,7 @@ impl Catalogue {
         Ok(missing)
     }
 
-    fn by_timeline(&self) -> Result<BTreeMap<TimelineId, Segments>, ArchiveError> {
+    pub(crate) fn by_timeline(&self) -> Result<BTreeMap<TimelineId, Segments>, ArchiveError> {
         let mut timelines: BTreeMap<TimelineId, Segments> = BTreeMap::new();
         for name in self.segments()? {
             let WalFileName::Segment { timeline, number, kind } = name else { continue };

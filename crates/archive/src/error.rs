@@ -42,6 +42,12 @@ pub enum ArchiveError {
     /// `seawall.json` can't be understood.
     #[error("seawall.json can't be read: {0}; restore it from a copy of the archive")]
     BadFormatFile(String),
+    /// Nothing is archived of a timeline.
+    #[error("no WAL of timeline {timeline} is archived; `seawall status` tells what is")]
+    NoWalOf {
+        /// Which.
+        timeline: TimelineId,
+    },
     /// A directory without `seawall.json`.
     #[error("there is no archive: no seawall.json is there; name its directory with --archive")]
     NoArchive,

@@ -18,6 +18,7 @@
 mod branch;
 mod catalogue;
 mod error;
+mod find;
 mod format;
 mod gap;
 mod index;
@@ -30,6 +31,7 @@ mod writer;
 
 pub use catalogue::{Catalogue, Missing, TimelineOverview};
 pub use error::ArchiveError;
+pub use find::{Found, FoundKind, Search, Target};
 pub use format::{Format, Identity};
 pub use gap::{Gap, gaps};
 pub use index::{ENTRIES_PER_FILE, ENTRY_LEN, IndexEntry};

@@ -7,6 +7,7 @@ use disk::{Access, AlignedBuf, DiskError};
 use pg_types::{Branch, Lsn, SegmentNumber, TimelineId};
 use wal_format::{
     DecodeError, Expect, LONG_HEADER_LEN, PageFlags, PageHeader, SHORT_HEADER_LEN, Validator,
+    Visitor,
 };
 
 use crate::index::IndexBuilder;
@@ -111,6 +112,16 @@ impl Catalogue {
         path: &Path,
         to: &mut Primed,
     ) -> Result<Option<DecodeError>, DiskError> {
+        self.feed_to(path, &mut to.validator, &mut to.index)
+    }
+
+    /// The same for somebody who wants to see the records.
+    pub(crate) fn feed_to(
+        &self,
+        path: &Path,
+        validator: &mut Validator,
+        visitor: &mut impl Visitor,
+    ) -> Result<Option<DecodeError>, DiskError> {
         let file = self.files.open_read(path, Access::Direct)?;
         let mut buf = AlignedBuf::zeroed(READ_LEN);
         let mut offset = 0;
@@ -119,7 +130,7 @@ impl Catalogue {
             let Some(bytes) = buf.get(..len).filter(|bytes| !bytes.is_empty()) else {
                 return Ok(None);
             };
-            if let Err(error) = to.validator.feed(bytes, &mut to.index) {
+            if let Err(error) = validator.feed(bytes, visitor) {
                 return Ok(Some(error));
             }
             offset += len as u64;

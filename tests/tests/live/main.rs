@@ -11,6 +11,7 @@ mod connecting;
 mod decoding;
 mod disk_full;
 mod faults;
+mod find;
 mod gaps;
 mod index;
 mod memory;
