@@ -153,8 +153,11 @@ pub(crate) struct FindArgs {
     #[arg(short = 'A', long, value_name = "DIR", env = "SEAWALL_ARCHIVE")]
     pub(crate) archive: PathBuf,
     /// The first commit or abort later than this, with its zone: "2026-01-31 12:00:00+01".
-    #[arg(short = 't', long, value_name = "TIME", required_unless_present = "name")]
+    #[arg(short = 't', long, value_name = "TIME", required_unless_present_any = ["name", "xid"])]
     pub(crate) time: Option<String>,
+    /// The commit or abort of this transaction.
+    #[arg(short = 'x', long, value_name = "XID", conflicts_with_all = ["time", "name"])]
+    pub(crate) xid: Option<u32>,
     /// The restore point of this name.
     #[arg(long, value_name = "NAME", conflicts_with = "time")]
     pub(crate) name: Option<String>,

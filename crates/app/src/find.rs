@@ -21,9 +21,10 @@ pub(crate) fn run(args: &FindArgs) -> Result<(), Failure> {
     let about = |error: ArchiveError| {
         Failure::from(error).of(&format!("the archive {}", args.archive.display()))
     };
-    let target = match (&args.time, &args.name) {
-        (Some(time), _) => Target::Time(parse_time(time)?),
-        (None, name) => Target::RestorePoint(name.clone().unwrap_or_default().into_bytes()),
+    let target = match (&args.time, args.xid, &args.name) {
+        (Some(time), ..) => Target::Time(parse_time(time)?),
+        (_, Some(xid), _) => Target::Xid(xid),
+        (.., name) => Target::RestorePoint(name.clone().unwrap_or_default().into_bytes()),
     };
     let timeline = match args.timeline {
         None => None,
@@ -36,7 +37,7 @@ pub(crate) fn run(args: &FindArgs) -> Result<(), Failure> {
     if search.found.is_none() && !args.json {
         return Err(Failure::failed(nothing(&target, &search)));
     }
-    let line = if args.json { as_json(&search) } else { as_text(&search) };
+    let line = if args.json { as_json(&search) } else { as_text(&target, &search) };
     let written = writeln!(io::stdout(), "{line}");
     written.map_err(|error| Failure::failed(format!("can't write the answer: {error}")))
 }
@@ -74,6 +75,17 @@ fn nothing(target: &Target, search: &Search) -> String {
                 show_time(*time)
             )
         }
+        Target::Xid(xid) => format!(
+            "transaction {xid} neither committed nor aborted between {from} and {to}{}: recovery \
+             with that target goes to the end of WAL, and fails from PostgreSQL 13 on",
+            match search.untold {
+                0 => String::new(),
+                untold => format!(
+                    ", unless it is one of {untold} prepared transactions whose xid lies too far \
+                     behind in their records"
+                ),
+            }
+        ),
         Target::RestorePoint(name) => format!(
             "no restore point \"{}\" is between {from} and {to}",
             String::from_utf8_lossy(name)
@@ -81,12 +93,16 @@ fn nothing(target: &Target, search: &Search) -> String {
     }
 }
 
-fn as_text(search: &Search) -> String {
+fn as_text(target: &Target, search: &Search) -> String {
     let Some(found) = search.found else { return String::new() };
-    let (what, stops) = match found.what {
-        FoundKind::Commit => ("commit", "before"),
-        FoundKind::Abort => ("abort", "before"),
-        FoundKind::RestorePoint => ("restore point", "behind"),
+    let what = match found.what {
+        FoundKind::Commit => "commit",
+        FoundKind::Abort => "abort",
+        FoundKind::RestorePoint => "restore point",
+    };
+    let stops = match target {
+        Target::Time(_) => "before",
+        Target::Xid(_) | Target::RestorePoint(_) => "behind",
     };
     format!(
         "{} on timeline {}: a {what} of {}; recovery stops {stops} it",
@@ -115,6 +131,7 @@ fn as_json(search: &Search) -> String {
         "searched_from": search.searched_from.to_string(),
         "searched_to": search.searched_to.to_string(),
         "last_time": search.last_time.map(show_time),
+        "untold": search.untold,
     });
     value.to_string()
 }

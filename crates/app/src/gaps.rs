@@ -19,7 +19,8 @@ pub(crate) fn run(args: &GapsArgs) -> Result<(), Failure> {
     let failed = |error: ArchiveError| {
         Failure::from(error).of(&format!("the archive {}", args.archive.display()))
     };
-    let missing = Catalogue::open(files).and_then(|catalogue| catalogue.missing());
+    let missing =
+        Catalogue::open(files).and_then(|catalogue| catalogue.missing(&catalogue.survey()?));
     let missing = missing.map_err(failed)?;
     let lines: Vec<String> = if args.json {
         missing.iter().map(|missing| as_json(missing).to_string()).collect()

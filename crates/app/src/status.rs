@@ -54,6 +54,7 @@ impl Status {
         let receiver = board::ask(&args.archive).map_err(|error| {
             Failure::failed(format!("the receiver of {shown} doesn't answer: {error}"))
         })?;
+        let survey = catalogue.survey().map_err(|error| about(error.into()))?;
         let identity = catalogue.identity();
         let path = std::path::absolute(&args.archive).unwrap_or_else(|_| args.archive.clone());
         Ok(Self {
@@ -61,8 +62,8 @@ impl Status {
             system: identity.system_id.to_string(),
             major: identity.server_major,
             receiver,
-            timelines: catalogue.overview().map_err(about)?,
-            missing: catalogue.missing().map_err(about)?,
+            timelines: catalogue.overview(&survey).map_err(about)?,
+            missing: catalogue.missing(&survey).map_err(about)?,
         })
     }
 

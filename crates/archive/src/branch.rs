@@ -4,14 +4,14 @@
 //! timeline begins in the segment in which the older one was left, with a copy of that one's
 //! bytes; streaming starts at that segment's start, so that they come again and are compared.
 
-use std::collections::BTreeSet;
 use std::path::Path;
 
 use disk::ErrorKind;
-use pg_types::{Branch, Lsn, Stretch, TimelineId, WalFileName};
+use pg_types::{Branch, Lsn, Stretch, TimelineId, WalFileKind};
 
 use crate::open::Archive;
 use crate::resume::{LostBranch, Resume, Stored};
+use crate::survey::Survey;
 use crate::{ArchiveError, Catalogue, Layout};
 
 /// A history file has a line for each promotion that a cluster has ever seen; the server's own
@@ -63,27 +63,15 @@ impl Catalogue {
         }
         Ok(Some(self.files.read(&path, MAX_HISTORY_BYTES)?))
     }
-
-    /// The timelines that have WAL here.
-    ///
-    /// # Errors
-    /// If the disk fails.
-    pub fn timelines(&self) -> Result<BTreeSet<TimelineId>, ArchiveError> {
-        let timelines = self.segments()?.into_iter().filter_map(|name| match name {
-            WalFileName::Segment { timeline, .. } => Some(timeline),
-            WalFileName::TimelineHistory(_) => None,
-        });
-        Ok(timelines.collect())
-    }
 }
 
 impl Archive {
     /// Refuses a server that has no timeline in common with the archive, and one on a timeline that
     /// the archive has seen end: one that was failed over from, or a standby that hasn't followed
     /// yet. Changes nothing.
-    pub(crate) fn refuse(&self, branch: &Branch) -> Result<(), ArchiveError> {
-        let (archived, server) = (self.timelines()?, branch.timeline());
-        for archive in archived.iter().copied().filter(|timeline| *timeline > server) {
+    pub(crate) fn refuse(&self, branch: &Branch, survey: &Survey) -> Result<(), ArchiveError> {
+        let (server, archived) = (branch.timeline(), || survey.timelines().map(|(id, _)| id));
+        for archive in archived().filter(|timeline| *timeline > server) {
             let history = self.history(archive)?;
             let stretches = history.iter().flat_map(Branch::stretches);
             let left = stretches.filter(|stretch| stretch.timeline == server);
@@ -91,10 +79,10 @@ impl Archive {
                 return Err(ArchiveError::LeftTimeline { archive, server, at });
             }
         }
-        let has = |stretch: &Stretch| archived.contains(&stretch.timeline);
-        match archived.last() {
+        let has = |stretch: &Stretch| survey.has(stretch.timeline);
+        match archived().next_back() {
             Some(archive) if !branch.stretches().iter().any(has) => {
-                Err(ArchiveError::NoCommonTimeline { archive: *archive, server })
+                Err(ArchiveError::NoCommonTimeline { archive, server })
             }
             _ => Ok(()),
         }
@@ -105,17 +93,17 @@ impl Archive {
     pub(crate) fn follow(
         &self,
         branch: &Branch,
+        survey: &Survey,
         ended: Option<TimelineId>,
         rebuild: bool,
     ) -> Result<Option<Resume>, ArchiveError> {
-        let archived = self.timelines()?;
         for (place, stretch) in branch.stretches().iter().enumerate().rev() {
-            if !archived.contains(&stretch.timeline) {
+            if !survey.has(stretch.timeline) {
                 continue;
             }
             let Some(here) = branch.up_to(stretch.timeline) else { continue };
             // Nothing, where there was nothing but what had to be cleared away.
-            let Some(resume) = self.resume_on(&here, rebuild)? else { continue };
+            let Some(resume) = self.resume_on(&here, survey, rebuild)? else { continue };
             let Some(next) = branch.stretches().get(place + 1) else { return Ok(Some(resume)) };
             if resume.proved() < next.begin && ended != Some(stretch.timeline) {
                 return Ok(Some(resume));
@@ -155,10 +143,17 @@ impl Archive {
         let size = self.layout.segment_size;
         let number = next.begin.segment(size);
         let start = number.start(size);
-        let kinds = self.numbers(old.timeline())?;
-        let kind = kinds.iter().find(|(other, _)| *other == number).map(|(_, kind)| *kind);
-        let Some(kind) = kind.filter(|_| next.begin > start) else { return Ok(None) };
-        let source = self.path(old.timeline(), number, kind);
+        if next.begin == start {
+            return Ok(None);
+        }
+        let forms = [WalFileKind::Segment, WalFileKind::Partial];
+        let mut source = None;
+        for path in forms.map(|kind| self.path(old.timeline(), number, kind)) {
+            if source.is_none() && self.files.len(&path)?.is_some() {
+                source = Some(path);
+            }
+        }
+        let Some(source) = source else { return Ok(None) };
         let (mut primed, _) = self.primed(old, number)?;
         // It ends where it isn't WAL any more, if it isn't whole.
         _ = self.feed(&source, &mut primed)?;

@@ -2,14 +2,15 @@
 //! [publish](Catalogue::publish) whole files. Nothing that is there is ever changed.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use disk::{DiskError, Files};
-use pg_types::{Lsn, SegmentNumber, TimelineId, WalFileKind, WalFileName};
+use disk::Files;
+use pg_types::{Lsn, SegmentNumber, TimelineId, WalFileKind};
 
 use crate::gap::{Gap, gaps};
 use crate::open::read_format;
+use crate::survey::{Form, Segments, Survey};
 use crate::{ArchiveError, Identity, Layout};
 
 /// See the [module](self).
@@ -49,9 +50,6 @@ pub struct TimelineOverview {
     pub lost_from: Option<Lsn>,
 }
 
-/// The segments of a timeline by number, and whether each is sealed.
-pub(crate) type Segments = BTreeMap<SegmentNumber, bool>;
-
 impl Catalogue {
     /// The archive in this directory.
     ///
@@ -79,34 +77,45 @@ impl Catalogue {
         self.layout
     }
 
+    pub(crate) fn path(
+        &self,
+        timeline: TimelineId,
+        number: SegmentNumber,
+        kind: WalFileKind,
+    ) -> PathBuf {
+        match kind {
+            WalFileKind::Partial => self.layout.partial(timeline, number),
+            _ => self.layout.segment(timeline, number),
+        }
+    }
+
     /// The timelines, by number.
     ///
     /// # Errors
     /// If the archive can't be read.
-    pub fn overview(&self) -> Result<Vec<TimelineOverview>, ArchiveError> {
-        let timelines = self.by_timeline()?;
+    pub fn overview(&self, survey: &Survey) -> Result<Vec<TimelineOverview>, ArchiveError> {
         let size = self.layout.segment_size;
         let mut stretches = BTreeMap::new();
         let mut parents = BTreeMap::new();
-        for timeline in timelines.keys() {
-            let Some(history) = self.history(*timeline)? else { continue };
+        for (timeline, _) in survey.timelines() {
+            let Some(history) = self.history(timeline)? else { continue };
             for stretch in history.stretches() {
                 stretches.insert(stretch.timeline, stretch.end);
                 if stretch.end == history.stretches().last().map(|newest| newest.begin) {
-                    parents.insert(*timeline, (stretch.timeline, stretch.end));
+                    parents.insert(timeline, (stretch.timeline, stretch.end));
                 }
             }
         }
-        let overview = timelines.iter().filter_map(|(timeline, segments)| {
-            let (first, last) = (segments.first_key_value()?.0, segments.last_key_value()?.0);
-            let left = stretches.get(timeline).copied().flatten();
+        let overview = survey.timelines().filter_map(|(timeline, segments)| {
+            let ((first, _), (last, _)) = (segments.iter().next()?, segments.iter().next_back()?);
+            let left = stretches.get(&timeline).copied().flatten();
             let to = last.end(size);
             Some(TimelineOverview {
-                timeline: *timeline,
+                timeline,
                 from: first.start(size),
                 to,
-                segments: segments.len(),
-                parent: parents.get(timeline).and_then(|(parent, at)| Some((*parent, (*at)?))),
+                segments: segments.count(),
+                parent: parents.get(&timeline).and_then(|(parent, at)| Some((*parent, (*at)?))),
                 lost_from: left.filter(|left| last.start(size) >= *left),
             })
         });
@@ -118,19 +127,22 @@ impl Catalogue {
     ///
     /// # Errors
     /// If the archive can't be read.
-    pub fn missing(&self) -> Result<Vec<Missing>, ArchiveError> {
-        let timelines = self.by_timeline()?;
+    pub fn missing(&self, survey: &Survey) -> Result<Vec<Missing>, ArchiveError> {
         let size = self.layout.segment_size;
         let mut missing = Vec::new();
         for gap in gaps(&*self.files)? {
-            let among = timelines.range(gap.timeline..=gap.to_timeline);
-            let segments: Vec<&Segments> = among.map(|(_, segments)| segments).collect();
-            let sealed = |number: &SegmentNumber| {
-                segments.iter().any(|segments| segments.get(number) == Some(&true))
+            let among =
+                |timeline: TimelineId| timeline >= gap.timeline && timeline <= gap.to_timeline;
+            let segments: Vec<&Segments> = survey
+                .timelines()
+                .filter_map(|(timeline, segments)| among(timeline).then_some(segments))
+                .collect();
+            let sealed = |number: SegmentNumber| {
+                segments.iter().any(|of| of.form(number).is_some_and(Form::is_sealed))
             };
             let end = gap.to.segment(size);
             let mut number = gap.from.segment(size);
-            while number < end && sealed(&number) {
+            while number < end && sealed(number) {
                 number = number.next();
             }
             if number < end {
@@ -139,51 +151,17 @@ impl Catalogue {
             }
         }
         let recorded = missing.clone();
-        for (timeline, segments) in &timelines {
-            let numbers: Vec<SegmentNumber> = segments.keys().copied().collect();
-            for pair in numbers.windows(2) {
-                let [before, after] = pair else { continue };
-                let (from, to) = (before.end(size), after.start(size));
+        for (timeline, segments) in survey.timelines() {
+            let mut pieces = segments.pieces().peekable();
+            while let (Some(piece), Some(next)) = (pieces.next(), pieces.peek()) {
+                let (from, to) = (piece.end.start(size), next.start.start(size));
                 let known = |gap: &Missing| gap.from <= from && to <= gap.to;
-                if from < to && !recorded.iter().any(known) {
-                    missing.push(Missing { timeline: *timeline, from, to, gap: None });
+                if !recorded.iter().any(known) {
+                    missing.push(Missing { timeline, from, to, gap: None });
                 }
             }
         }
         missing.sort_by_key(|missing| (missing.timeline, missing.from));
         Ok(missing)
-    }
-
-    pub(crate) fn by_timeline(&self) -> Result<BTreeMap<TimelineId, Segments>, ArchiveError> {
-        let mut timelines: BTreeMap<TimelineId, Segments> = BTreeMap::new();
-        for name in self.segments()? {
-            let WalFileName::Segment { timeline, number, kind } = name else { continue };
-            let sealed = kind == WalFileKind::Segment;
-            *timelines.entry(timeline).or_default().entry(number).or_default() |= sealed;
-        }
-        Ok(timelines)
-    }
-
-    /// The segments of a timeline that are there, whole or partial, ordered by number.
-    pub(crate) fn segments_of(&self, timeline: TimelineId) -> Result<Vec<WalFileName>, DiskError> {
-        let mut segments = self.segments()?;
-        segments.retain(
-            |name| matches!(name, WalFileName::Segment { timeline: of, .. } if *of == timeline),
-        );
-        Ok(segments)
-    }
-
-    /// All segments, ordered by timeline and number: as names are.
-    pub(crate) fn segments(&self) -> Result<Vec<WalFileName>, DiskError> {
-        let names = self.files.names(Path::new(Layout::WAL))?;
-        let parsed = names.iter().filter_map(|name| {
-            let name = WalFileName::parse(name, self.layout.segment_size)?;
-            let kind = match name {
-                WalFileName::Segment { kind, .. } => kind,
-                WalFileName::TimelineHistory(_) => return None,
-            };
-            matches!(kind, WalFileKind::Segment | WalFileKind::Partial).then_some(name)
-        });
-        Ok(parsed.collect())
     }
 }

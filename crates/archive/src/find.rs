@@ -1,12 +1,14 @@
 //! Where recovery would stop: a time or a restore point to the position, by way of the index, so
 //! that only the segments are decoded that may have it.
 
+use std::ops::Range;
 use std::path::PathBuf;
 
-use pg_types::{Branch, Lsn, SegmentNumber, TimelineId};
+use pg_types::{Branch, Lsn, SegmentNumber, SegmentSize, TimelineId, WalFileKind};
 use wal_format::{Notable, Record, TimestampTz, Visitor};
 
 use crate::index::{ENTRY_LEN, IndexEntry};
+use crate::survey::{Form, Survey};
 use crate::{ArchiveError, Catalogue};
 
 /// What recovery is to stop at.
@@ -15,6 +17,9 @@ pub enum Target {
     /// The first commit or abort later than this, which recovery with this `recovery_target_time`
     /// stops before.
     Time(TimestampTz),
+    /// The commit or abort of this transaction, which recovery with this `recovery_target_xid`
+    /// stops behind, or before if the target isn't inclusive.
+    Xid(u32),
     /// The restore point of this name.
     RestorePoint(Vec<u8>),
 }
@@ -54,6 +59,9 @@ pub struct Search {
     pub searched_to: Lsn,
     /// The last commit or abort before it, as far as segments were decoded or the index tells.
     pub last_time: Option<TimestampTz>,
+    /// Ends of prepared transactions that may be the target's and have so many subtransactions,
+    /// files or messages that their xid wasn't told.
+    pub untold: u64,
     /// Where the search began: the start of the archive, or of what follows its last gap.
     pub searched_from: Lsn,
 }
@@ -64,6 +72,8 @@ struct Seeker<'a> {
     timeline: TimelineId,
     found: Option<Found>,
     last_time: Option<TimestampTz>,
+    /// Ends of prepared transactions whose xid can't be told.
+    untold: u64,
     /// Where the last record that passed starts.
     seen: Lsn,
 }
@@ -82,14 +92,18 @@ impl Visitor for Seeker<'_> {
 
     fn notable(&mut self, record: &Record, notable: &Notable) {
         let ended = match *notable {
-            Notable::Commit { time } => Some((time, FoundKind::Commit)),
-            Notable::Abort { time } => Some((time, FoundKind::Abort)),
+            Notable::Commit { time, xid } => Some((time, xid, FoundKind::Commit)),
+            Notable::Abort { time, xid } => Some((time, xid, FoundKind::Abort)),
             _ => None,
         };
         match (self.target, notable, ended) {
-            (Target::Time(target), _, Some((time, what))) if time > *target => {
+            (Target::Time(target), _, Some((time, _, what))) if time > *target => {
                 self.take(record, time, what);
             }
+            (Target::Xid(target), _, Some((time, Some(xid), what))) if xid == *target => {
+                self.take(record, time, what);
+            }
+            (Target::Xid(_), _, Some((_, None, _))) => self.untold += 1,
             (Target::RestorePoint(wanted), Notable::RestorePoint { time, name }, _)
                 if name.as_bytes() == wanted =>
             {
@@ -98,7 +112,7 @@ impl Visitor for Seeker<'_> {
             _ => {}
         }
         if self.found.is_none()
-            && let Some((time, _)) = ended
+            && let Some((time, ..)) = ended
         {
             self.last_time = self.last_time.max(Some(time));
         }
@@ -110,6 +124,10 @@ impl Target {
     fn may_be_in(&self, entry: &IndexEntry) -> bool {
         match self {
             Self::Time(target) => entry.times.is_some_and(|(_, greatest)| greatest > *target),
+            Self::Xid(target) => {
+                let may_be = |(least, greatest): (u32, u32)| (least..=greatest).contains(target);
+                entry.ends > 0 && entry.xids.is_none_or(may_be)
+            }
             Self::RestorePoint(_) => entry.restore_points > 0,
         }
     }
@@ -126,36 +144,36 @@ impl Catalogue {
         timeline: Option<TimelineId>,
         target: &Target,
     ) -> Result<Search, ArchiveError> {
-        let timelines = self.timelines()?;
-        let newest = timeline.or(timelines.last().copied()).unwrap_or(TimelineId::FIRST);
+        let survey = self.survey()?;
+        let newest = timeline.or(survey.timelines().next_back().map(|(timeline, _)| timeline));
+        let newest = newest.unwrap_or(TimelineId::FIRST);
         let branch = self.history(newest)?.unwrap_or_else(|| Branch::root(newest));
-        let segments = self.stretch_to_the_end(&branch)?;
         let size = self.layout.segment_size;
-        let Some((first, _)) = segments.first() else {
+        let Some(piece) = last_piece(&branch, &survey, size) else {
             return Err(ArchiveError::NoWalOf { timeline: newest });
         };
         let mut search = Search {
             found: None,
-            searched_from: first.start(size),
-            searched_to: first.start(size),
+            searched_from: piece.start.start(size),
+            searched_to: piece.start.start(size),
             last_time: None,
+            untold: 0,
         };
-        let mut place = 0;
-        while let Some((number, _)) = segments.get(place) {
-            let on = branch.stretch_of(*number, size).map_or(newest, |stretch| stretch.timeline);
-            if let Some(entry) = self.index_entry(on, *number)?
+        let (mut number, mut index) = (piece.start, OpenIndex::default());
+        while number < piece.end {
+            let on = branch.stretch_of(number, size).map_or(newest, |stretch| stretch.timeline);
+            if let Some(entry) = self.index_entry(&mut index, on, number)?
                 && !target.may_be_in(&entry)
             {
                 search.last_time = search.last_time.max(entry.times.map(|(_, greatest)| greatest));
                 search.searched_to = number.end(size);
-                place += 1;
-                continue;
+            } else {
+                self.seek(&branch, &survey, number..piece.end, target, &mut search)?;
+                if search.found.is_some() || search.searched_to < number.end(size) {
+                    break;
+                }
             }
-            self.seek(&branch, &segments[place..], target, &mut search)?;
-            if search.found.is_some() || search.searched_to < number.end(size) {
-                break;
-            }
-            place += 1;
+            number = number.next();
         }
         Ok(search)
     }
@@ -164,73 +182,94 @@ impl Catalogue {
     fn seek(
         &self,
         branch: &Branch,
-        segments: &[(SegmentNumber, PathBuf)],
+        survey: &Survey,
+        segments: Range<SegmentNumber>,
         target: &Target,
         search: &mut Search,
     ) -> Result<(), ArchiveError> {
-        let Some((number, _)) = segments.first() else { return Ok(()) };
-        let size = self.layout.segment_size;
-        let stretch = branch.stretch_of(*number, size);
+        let (number, size) = (segments.start, self.layout.segment_size);
+        let stretch = branch.stretch_of(number, size);
         let timeline = stretch.map_or(branch.timeline(), |stretch| stretch.timeline);
         // Under the newest timeline's eyes: a record may run from one to the next.
-        let (primed, _) = self.primed(branch, *number)?;
+        let (primed, _) = self.primed(branch, number)?;
         let mut validator = primed.validator;
-        let last_time = search.last_time;
-        let mut seeker = Seeker { target, timeline, found: None, last_time, seen: Lsn::INVALID };
-        for (_, path) in segments {
-            let ended = self.feed_to(path, &mut validator, &mut seeker)?;
+        let (last_time, untold, seen) = (search.last_time, search.untold, Lsn::INVALID);
+        let mut seeker = Seeker { target, timeline, found: None, last_time, untold, seen };
+        let mut next = number;
+        while next < segments.end {
+            let ended =
+                self.feed_to(&self.path_on(branch, survey, next), &mut validator, &mut seeker)?;
+            next = next.next();
             let passed =
                 seeker.seen >= number.end(size) || validator.proved().0 == number.end(size);
             if passed || ended.is_some() {
                 break;
             }
         }
-        search.last_time = seeker.last_time;
+        (search.last_time, search.untold) = (seeker.last_time, seeker.untold);
         search.searched_to = validator.proved().0.min(number.end(size));
         // One that starts later is found in its own segment.
         search.found = seeker.found.filter(|found| found.lsn < number.end(size));
         Ok(())
     }
 
-    /// The segments of a branch, by number, from behind the last one that is missing.
-    fn stretch_to_the_end(
-        &self,
-        branch: &Branch,
-    ) -> Result<Vec<(SegmentNumber, PathBuf)>, ArchiveError> {
-        let size = self.layout.segment_size;
-        let timelines = self.by_timeline()?;
-        let mut segments: Vec<(SegmentNumber, PathBuf)> = Vec::new();
-        for stretch in branch.stretches() {
-            for (number, sealed) in timelines.get(&stretch.timeline).into_iter().flatten() {
-                let of = branch.stretch_of(*number, size);
-                if of.is_none_or(|of| of.timeline != stretch.timeline) {
-                    continue;
-                }
-                let path = if *sealed {
-                    self.layout.segment(stretch.timeline, *number)
-                } else {
-                    self.layout.partial(stretch.timeline, *number)
-                };
-                if segments.last().is_some_and(|(last, _)| last.next() != *number) {
-                    segments.clear();
-                }
-                segments.push((*number, path));
-            }
-        }
-        Ok(segments)
+    /// Where a branch's segment is that is there.
+    fn path_on(&self, branch: &Branch, survey: &Survey, number: SegmentNumber) -> PathBuf {
+        let stretch = branch.stretch_of(number, self.layout.segment_size);
+        let timeline = stretch.map_or(branch.timeline(), |stretch| stretch.timeline);
+        let form = survey.of(timeline).form(number);
+        let sealed = form.is_some_and(Form::is_sealed);
+        let kind = if sealed { WalFileKind::Segment } else { WalFileKind::Partial };
+        self.path(timeline, number, kind)
     }
 
     /// What the index has of a segment.
     fn index_entry(
         &self,
+        open: &mut OpenIndex,
         timeline: TimelineId,
         number: SegmentNumber,
     ) -> Result<Option<IndexEntry>, ArchiveError> {
         let (path, place) = self.layout.index(timeline, number);
-        let Some(len) = self.files.len(&path)? else { return Ok(None) };
+        if open.path != path {
+            open.entries = match self.files.len(&path)? {
+                Some(_) => self.files.read(&path, MAX_INDEX_BYTES)?,
+                None => Vec::new(),
+            };
+            open.path = path;
+        }
         let at = usize::try_from(place).unwrap_or(usize::MAX).saturating_mul(ENTRY_LEN);
-        let bytes = self.files.read(&path, usize::try_from(len).unwrap_or(0).max(1 << 16))?;
-        let entry = bytes.get(at..).and_then(<[u8]>::first_chunk).and_then(IndexEntry::from_bytes);
+        let entry = open.entries.get(at..).and_then(<[u8]>::first_chunk);
+        let entry = entry.and_then(IndexEntry::from_bytes);
         Ok(entry.filter(|entry| (entry.timeline, entry.number) == (timeline, number)))
     }
+}
+
+/// The index file that was read last: the entries that are looked at lie side by side.
+#[derive(Default)]
+struct OpenIndex {
+    path: PathBuf,
+    entries: Vec<u8>,
+}
+
+/// An index file has 32 KiB, and may have been allocated a block more.
+const MAX_INDEX_BYTES: usize = 64 << 10;
+
+/// The segments of a branch from behind the last one that is missing.
+fn last_piece(branch: &Branch, survey: &Survey, size: SegmentSize) -> Option<Range<SegmentNumber>> {
+    let mut last: Option<Range<SegmentNumber>> = None;
+    for stretch in branch.stretches() {
+        let begin = stretch.begin.segment(size);
+        // The segment with a switch in it is the newer timeline's.
+        let end = stretch.end.map_or(SegmentNumber::new(u64::MAX), |end| end.segment(size));
+        for piece in survey.of(stretch.timeline).pieces() {
+            let piece = piece.start.max(begin)..piece.end.min(end);
+            match &mut last {
+                _ if piece.is_empty() => {}
+                Some(last) if last.end == piece.start => last.end = piece.end,
+                _ => last = Some(piece),
+            }
+        }
+    }
+    last
 }

@@ -20,7 +20,9 @@
 //! | 64 | 8 | LSN of the last checkpoint; 0 if none |
 //! | 72 | 8 | its redo |
 //! | 80 | 8 | LSN of the first restore point; 0 if none |
-//! | 88 | 36 | zeros |
+//! | 88 | 4 | least xid, as a number, of a transaction that a commit or abort ends; 0 where not known |
+//! | 92 | 4 | greatest xid |
+//! | 96 | 28 | zeros |
 //! | 124 | 4 | CRC-32C of bytes 0–123 |
 
 use std::collections::VecDeque;
@@ -53,6 +55,8 @@ pub struct IndexEntry {
     pub ends: u32,
     /// The least and the greatest time of those.
     pub times: Option<(TimestampTz, TimestampTz)>,
+    /// The least and the greatest xid of those; `None` where it isn't known of each.
+    pub xids: Option<(u32, u32)>,
     /// How many are checkpoints.
     pub checkpoints: u32,
     /// How many are restore points.
@@ -75,6 +79,7 @@ impl IndexEntry {
             records: 0,
             ends: 0,
             times: None,
+            xids: None,
             checkpoints: 0,
             restore_points: 0,
             checkpoint: Lsn::INVALID,
@@ -96,7 +101,14 @@ impl IndexEntry {
     /// Takes what is notable of such a record.
     fn add_notable(&mut self, record: &Record, notable: &Notable) {
         match *notable {
-            Notable::Commit { time } | Notable::Abort { time } => {
+            Notable::Commit { time, xid } | Notable::Abort { time, xid } => {
+                self.xids = match (self.ends, self.xids, xid) {
+                    (0, _, Some(xid)) => Some((xid, xid)),
+                    (_, Some((least, greatest)), Some(xid)) => {
+                        Some((least.min(xid), greatest.max(xid)))
+                    }
+                    _ => None,
+                };
                 self.ends = self.ends.saturating_add(1);
                 let (least, greatest) = self.times.unwrap_or((time, time));
                 self.times = Some((least.min(time), greatest.max(time)));
@@ -135,6 +147,9 @@ impl IndexEntry {
         bytes.extend_from_slice(&self.checkpoint.as_u64().to_le_bytes());
         bytes.extend_from_slice(&self.redo.as_u64().to_le_bytes());
         bytes.extend_from_slice(&self.restore_point.as_u64().to_le_bytes());
+        let (least, greatest) = self.xids.unwrap_or_default();
+        bytes.extend_from_slice(&least.to_le_bytes());
+        bytes.extend_from_slice(&greatest.to_le_bytes());
         bytes.resize(CRC_AT, 0);
         bytes.extend_from_slice(&crc32c(&bytes).to_le_bytes());
         let mut entry = [0; ENTRY_LEN];
@@ -158,6 +173,7 @@ impl IndexEntry {
         };
         let ends = u32_at(36)?;
         let times = (time_at(40)?, time_at(48)?);
+        let xids = (u32_at(88)?, u32_at(92)?);
         covered.starts_with(&MAGIC).then_some(())?;
         Some(Self {
             timeline: TimelineId::new(u32_at(4)?)?,
@@ -167,6 +183,7 @@ impl IndexEntry {
             records: u32_at(32)?,
             ends,
             times: (ends > 0).then_some(times),
+            xids: (xids.0 > 0).then_some(xids),
             checkpoints: u32_at(56)?,
             restore_points: u32_at(60)?,
             checkpoint: lsn_at(64)?,
@@ -235,7 +252,7 @@ mod tests {
         let mut entry = IndexEntry::new(TimelineId::FIRST, SegmentNumber::new(77));
         assert_eq!(IndexEntry::from_bytes(&entry.to_bytes()), Some(entry));
         entry.times = Some((TimestampTz(-5), TimestampTz(9)));
-        (entry.ends, entry.records) = (2, 3);
+        (entry.ends, entry.records, entry.xids) = (2, 3, Some((3, u32::MAX)));
         (entry.first, entry.redo) = (Lsn::new(1), Lsn::new(2));
         assert_eq!(IndexEntry::from_bytes(&entry.to_bytes()), Some(entry));
     }

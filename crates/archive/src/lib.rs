@@ -27,6 +27,7 @@ mod open;
 mod prove;
 mod publish;
 mod resume;
+mod survey;
 mod writer;
 
 pub use catalogue::{Catalogue, Missing, TimelineOverview};
@@ -39,4 +40,5 @@ pub use layout::Layout;
 pub use open::{Archive, Claim, Withdrawn};
 pub use publish::Published;
 pub use resume::{LostBranch, Resume, Stored};
+pub use survey::{Form, Segments, Survey};
 pub use writer::{Event, Options, Stop, Writer};

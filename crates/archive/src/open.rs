@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use disk::{DiskError, ErrorKind, Files, Lock};
-use pg_types::{Lsn, TimelineId};
+use disk::{DiskError, Files, Lock};
+use pg_types::{Lsn, SegmentNumber, TimelineId};
 
 use crate::format::MAX_LEN;
 use crate::{ArchiveError, Catalogue, Format, Identity, Layout};
@@ -142,18 +142,19 @@ impl Archive {
         if self.files.len(&sealed)?.is_none() {
             return Ok(None);
         }
-        let mut later = self.segments_of(timeline)?;
-        later.retain(|name| name.start(size) > Some(proved));
+        let survey = self.survey()?;
+        let later = number.next()..SegmentNumber::new(u64::MAX);
         // The newest first, and durably: a crash must not leave a sealed one behind a hole.
-        for name in later.iter().rev() {
-            let name = name.display(size).to_string();
-            let path = Path::new(Layout::WAL).join(&name);
-            let moved =
-                self.quarantine(&path, &format!("{name}.unproved-at-{}", file_lsn(proved)))?;
-            if moved.is_none() {
-                self.files.remove(&path)?;
+        for (later, form) in survey.of(timeline).range(later).rev() {
+            for kind in form.kinds().iter().rev() {
+                let path = self.path(timeline, later, *kind);
+                let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+                let aside = format!("{name}.unproved-at-{}", file_lsn(proved));
+                if self.quarantine(&path, &aside)?.is_none() {
+                    self.files.remove(&path)?;
+                }
+                self.files.sync_dir(Path::new(Layout::WAL))?;
             }
-            self.files.sync_dir(Path::new(Layout::WAL))?;
         }
         let evidence = self.evidence(&sealed, proved)?;
         // No sync: with either name `resume` goes on, or comes here again.
@@ -215,10 +216,9 @@ fn refuse_strangers(files: &dyn Files) -> Result<(), ArchiveError> {
 /// Makes the directories anew that an archive can do without. Without `wal/` it is none: that was
 /// lost, or isn't mounted.
 fn mend(files: &dyn Files) -> Result<(), ArchiveError> {
-    match files.names(Path::new(Layout::WAL)) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Err(ArchiveError::NoWal),
-        names => names?,
-    };
+    if files.len(Path::new(Layout::WAL))?.is_none() {
+        return Err(ArchiveError::NoWal);
+    }
     for dir in [Layout::INDEX, Layout::QUARANTINE] {
         files.create_dir(Path::new(dir))?;
     }

@@ -3,16 +3,18 @@
 //! Only the segments that aren't sealed are decoded, or else the newest, with what is needed to
 //! prove them: the segment before, and those that the record running into it lies in.
 
-use std::path::{Path, PathBuf};
+use std::ops::Range;
+use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use disk::DiskError;
-use pg_types::{Branch, Lsn, SegmentNumber, TimelineId, WalFileKind, WalFileName};
+use pg_types::{Branch, Lsn, SegmentNumber, TimelineId, WalFileKind};
 use wal_format::{DecodeError, Validator};
 
 use crate::index::IndexBuilder;
 use crate::open::Archive;
 use crate::prove::Primed;
+use crate::survey::{Form, Segments, Survey};
 use crate::{ArchiveError, Layout};
 
 /// A writer's beginning.
@@ -119,10 +121,13 @@ impl Archive {
         ended: Option<TimelineId>,
         rebuild: bool,
     ) -> Result<Option<Resume>, ArchiveError> {
-        self.refuse(branch)?;
+        let survey = self.survey()?;
+        self.refuse(branch, &survey)?;
         let rebuild = self.doubt.swap(true, Ordering::Relaxed) || rebuild;
-        self.remove_temporaries()?;
-        let resume = self.follow(branch, ended, rebuild)?;
+        for name in &survey.temporaries {
+            self.files.remove(&Path::new(Layout::WAL).join(name))?;
+        }
+        let resume = self.follow(branch, &survey, ended, rebuild)?;
         self.doubt.store(false, Ordering::Relaxed);
         Ok(resume)
     }
@@ -132,11 +137,15 @@ impl Archive {
     pub(crate) fn resume_on(
         &self,
         branch: &Branch,
+        survey: &Survey,
         rebuild: bool,
     ) -> Result<Option<Resume>, ArchiveError> {
         let (timeline, mut notes) = (branch.timeline(), Vec::new());
-        while self.tidy(branch, &mut notes)? {}
-        let Some((found, behind)) = self.find_end(branch, rebuild, &mut notes)? else {
+        let mut segments = survey.of(timeline).clone();
+        while self.tidy(branch, &segments, &mut notes)? {
+            segments = self.survey()?.of(timeline).clone();
+        }
+        let Some((found, behind)) = self.find_end(branch, &segments, rebuild, &mut notes)? else {
             return Ok(None);
         };
         // What may be acknowledged now has names that a killed process may not have synced.
@@ -172,68 +181,36 @@ impl Archive {
         }
     }
 
-    fn remove_temporaries(&self) -> Result<(), DiskError> {
-        let dir = Path::new(Layout::WAL);
-        for name in self.files.names(dir)?.iter().filter(|name| Layout::is_temporary(name)) {
-            self.files.remove(&dir.join(name))?;
-        }
-        Ok(())
-    }
-
-    /// Gives each segment that isn't sealed, and the newest one, just one form, of its full size.
-    /// Says whether anything went.
-    fn tidy(&self, branch: &Branch, notes: &mut Vec<String>) -> Result<bool, ArchiveError> {
+    /// Gives each segment that isn't sealed, and the newest ones, just one form, of its full size.
+    /// Says whether anything went, so that it is to be looked at again.
+    fn tidy(
+        &self,
+        branch: &Branch,
+        segments: &Segments,
+        notes: &mut Vec<String>,
+    ) -> Result<bool, ArchiveError> {
         let (timeline, mut went) = (branch.timeline(), false);
-        let size = self.layout.segment_size;
-        let segments = self.numbers(timeline)?;
-        for (place, (number, kind)) in segments.iter().enumerate() {
-            if *kind == WalFileKind::Segment && place + 2 < segments.len() {
-                continue;
+        let size = self.layout.segment_size.bytes();
+        let newest = segments.iter().rev().nth(1).map(|(number, _)| number);
+        let unsure = |(number, form): &(_, Form)| *form != Form::Sealed || Some(*number) >= newest;
+        for (number, form) in segments.iter().filter(unsure) {
+            let before = went;
+            for kind in form.kinds() {
+                let path = self.path(timeline, number, *kind);
+                match self.files.len(&path)? {
+                    Some(len) if len == size => continue,
+                    None => continue,
+                    Some(0) => self.files.remove(&path)?,
+                    Some(len) => notes.push(self.aside(&path, &format!("odd-size-{len}"))?),
+                }
+                went = true;
             }
-            let path = self.path(timeline, *number, *kind);
-            match self.files.len(&path)? {
-                Some(len) if len == size.bytes() => continue,
-                None => continue,
-                Some(0) => self.files.remove(&path)?,
-                Some(len) => notes.push(self.aside(&path, &format!("odd-size-{len}"))?),
-            }
-            went = true;
-        }
-        let segments = self.numbers(timeline)?;
-        for pair in segments.windows(2) {
-            if let [(number, _), (again, _)] = pair
-                && number == again
-            {
-                notes.extend(self.keep_longer(branch, *number)?);
+            if went == before && form == Form::Both {
+                notes.extend(self.keep_longer(branch, number)?);
                 went = true;
             }
         }
         Ok(went)
-    }
-
-    /// The segments of a timeline, ordered; one that has both forms comes sealed first.
-    pub(crate) fn numbers(
-        &self,
-        timeline: TimelineId,
-    ) -> Result<Vec<(SegmentNumber, WalFileKind)>, DiskError> {
-        let names = self.segments_of(timeline)?.into_iter();
-        let numbers = names.filter_map(|name| match name {
-            WalFileName::Segment { number, kind, .. } => Some((number, kind)),
-            WalFileName::TimelineHistory(_) => None,
-        });
-        Ok(numbers.collect())
-    }
-
-    pub(crate) fn path(
-        &self,
-        timeline: TimelineId,
-        number: SegmentNumber,
-        kind: WalFileKind,
-    ) -> PathBuf {
-        match kind {
-            WalFileKind::Partial => self.layout.partial(timeline, number),
-            _ => self.layout.segment(timeline, number),
-        }
     }
 
     /// A segment under both its names: the one of which more is proved stays. A crash leaves this
@@ -292,51 +269,54 @@ impl Archive {
     fn find_end(
         &self,
         branch: &Branch,
+        segments: &Segments,
         rebuild: bool,
         notes: &mut Vec<String>,
     ) -> Result<Option<(Found, Option<Lsn>)>, ArchiveError> {
         let (timeline, size, mut end_behind) = (branch.timeline(), self.layout.segment_size, None);
-        let mut segments = self.numbers(timeline)?;
-        self.skip_gaps(timeline, &mut segments)?;
-        while let Some(hole) = hole_in(&segments) {
-            let behind = segments.split_off(hole + 1);
-            let missing = segments[hole].0.next();
-            if behind.iter().any(|(_, kind)| is_sealed(*kind))
-                && behind.iter().any(|(_, kind)| !is_sealed(*kind))
-            {
-                // The archive's own end is behind it: no crash leaves that.
-                let missing = self.layout.segment(timeline, missing);
-                notes.push(format!(
-                    "{} is missing, which was there before: see `seawall gaps`; put it back from \
-                     a copy, or with `seawall archive-wal` from the server",
-                    missing.display()
-                ));
-                segments = behind;
-            } else {
-                end_behind = self.leave_behind(timeline, missing, &behind, notes)?;
+        let mut pieces = self.pieces_behind_gaps(timeline, segments)?.peekable();
+        let Some(mut piece) = pieces.next() else { return Ok(None) };
+        let last =
+            |sealed: bool| segments.iter().rev().find(|(_, form)| form.is_sealed() == sealed);
+        let (sealed, open) = (last(true), last(false));
+        while let Some(behind) = pieces.peek().map(|next| next.start) {
+            let is_behind = |(number, _): (SegmentNumber, Form)| number >= behind;
+            if !(sealed.is_some_and(is_behind) && open.is_some_and(is_behind)) {
+                let behind = behind..LAST;
+                end_behind = self.leave_behind(timeline, piece.end, segments, behind, notes)?;
                 break;
             }
+            // The archive's own end is behind it: no crash leaves that.
+            notes.push(format!(
+                "{} is missing, which was there before: see `seawall gaps`; put it back from a \
+                 copy, or with `seawall archive-wal` from the server",
+                self.layout.segment(timeline, piece.end).display()
+            ));
+            let Some(next) = pieces.next() else { break };
+            piece = next;
         }
-        let Some((newest, _)) = segments.last().copied() else { return Ok(None) };
-        let open = segments.iter().position(|(_, kind)| *kind == WalFileKind::Partial);
-        let segments = segments.split_off(open.unwrap_or(segments.len() - 1));
-        let Passage { mut primed, error } = self.pass(branch, &segments, notes)?;
+        let Some(newest) = piece.end.previous() else { return Ok(None) };
+        let open = segments.range(piece.clone()).find(|(_, form)| !form.is_sealed());
+        let first = open.map_or(newest, |(number, _)| number);
+        let there: Vec<_> = segments.range(first..piece.end).collect();
+        let Passage { mut primed, error } = self.pass(branch, &there, notes)?;
         let Some(end) = primed.pop() else { return Ok(None) };
         let proved = end.validator.proved().0;
         // So many were passed to their ends, and so many of them are sealed or must have been.
         let passed = primed.len() - usize::from(error.is_some());
-        let sealed = segments.iter().take(passed).rposition(|(_, kind)| is_sealed(*kind));
+        let sealed = there.iter().take(passed).rposition(|(_, form)| form.is_sealed());
         let durable = sealed.map_or(0, |place| place + 1);
-        for (place, ((number, kind), primed)) in segments.iter().zip(primed).enumerate() {
+        for (place, ((number, form), primed)) in there.iter().zip(primed).enumerate() {
             if place < passed && (place < durable || number.end(size) <= proved) {
-                if !is_sealed(*kind) {
+                if !form.is_sealed() {
                     self.seal(timeline, *number, rebuild)?;
                 }
                 continue;
             }
-            let later = &segments[place + 1..];
-            let end_behind = self.leave_behind(timeline, *number, later, notes)?.or(end_behind);
-            if is_sealed(*kind) {
+            let later = number.next()..piece.end;
+            let left = self.leave_behind(timeline, *number, segments, later, notes)?;
+            let end_behind = left.or(end_behind);
+            if form.is_sealed() {
                 let path = self.layout.segment(timeline, *number);
                 let error = error.map(|error| error.to_string()).unwrap_or_default();
                 notes.push(format!("{}: {error}; it is fetched again", path.display()));
@@ -349,36 +329,36 @@ impl Archive {
         Ok(Some((Found::Whole { newest, primed: end }, end_behind)))
     }
 
-    /// Leaves the segments behind the last gap that is recorded, if there are any.
-    fn skip_gaps(
+    /// The pieces of a timeline without a hole, behind the last gap that is recorded if there are
+    /// any.
+    fn pieces_behind_gaps<'a>(
         &self,
         timeline: TimelineId,
-        segments: &mut Vec<(SegmentNumber, WalFileKind)>,
-    ) -> Result<(), ArchiveError> {
+        segments: &'a Segments,
+    ) -> Result<impl Iterator<Item = Range<SegmentNumber>> + use<'a>, ArchiveError> {
         let gaps = self.gaps()?.into_iter().filter(|gap| gap.to_timeline == timeline);
         let behind = gaps.map(|gap| gap.to.segment(self.layout.segment_size)).max();
-        if let Some(place) =
-            behind.and_then(|behind| segments.iter().position(|(number, _)| *number >= behind))
-        {
-            segments.drain(..place);
-        }
-        Ok(())
+        let is_any = |behind: &SegmentNumber| segments.range(*behind..LAST).next().is_some();
+        let first = behind.filter(is_any).unwrap_or(SegmentNumber::new(0));
+        let pieces = segments.pieces().filter(move |piece| piece.end > first);
+        Ok(pieces.map(move |piece| piece.start.max(first)..piece.end))
     }
 
     /// Decodes segments that follow each other, until one doesn't hold.
     fn pass(
         &self,
         branch: &Branch,
-        segments: &[(SegmentNumber, WalFileKind)],
+        segments: &[(SegmentNumber, Form)],
         notes: &mut Vec<String>,
     ) -> Result<Passage, ArchiveError> {
         let mut passage = Passage { primed: Vec::new(), error: None };
         let Some((first, _)) = segments.first() else { return Ok(passage) };
         let (mut at, note) = self.primed(branch, *first)?;
         notes.extend(note);
-        for (number, kind) in segments {
+        for (number, form) in segments {
             passage.primed.push(at.clone());
-            let path = self.path(branch.timeline(), *number, *kind);
+            let kind = if form.is_sealed() { WalFileKind::Segment } else { WalFileKind::Partial };
+            let path = self.path(branch.timeline(), *number, kind);
             passage.error = self.feed(&path, &mut at)?;
             if passage.error.is_some() {
                 break;
@@ -446,54 +426,40 @@ impl Archive {
         &self,
         timeline: TimelineId,
         missing: SegmentNumber,
-        later: &[(SegmentNumber, WalFileKind)],
+        segments: &Segments,
+        later: Range<SegmentNumber>,
         notes: &mut Vec<String>,
     ) -> Result<Option<Lsn>, ArchiveError> {
-        let (Some((first, _)), Some((last, _))) = (later.first(), later.last()) else {
-            return Ok(None);
-        };
-        if !later.iter().all(|(_, kind)| is_sealed(*kind)) {
-            self.remove_unreached(timeline, missing, later)?;
-            return Ok(None);
-        }
+        let mut there = segments.range(later.clone());
+        let Some((first, _)) = there.next() else { return Ok(None) };
+        let (last, _) = there.next_back().unwrap_or((first, Form::Sealed));
         let shown = |number| self.layout.segment(timeline, number).display().to_string();
-        let (missing, first) = (shown(missing), shown(*first));
-        notes.push(format!(
-            "{missing} isn't whole, and {first} is there: what is missing comes now"
-        ));
-        Ok(Some(last.end(self.layout.segment_size)))
-    }
-
-    /// Removes what was written ahead of a segment that isn't whole: a loss of power leaves as
-    /// many as were being written at once.
-    fn remove_unreached(
-        &self,
-        timeline: TimelineId,
-        missing: SegmentNumber,
-        later: &[(SegmentNumber, WalFileKind)],
-    ) -> Result<(), ArchiveError> {
-        if let Some((later, kind)) = later.iter().find(|(_, kind)| is_sealed(*kind)) {
-            let missing = self.layout.segment(timeline, missing).display().to_string();
-            let later = self.path(timeline, *later, *kind).display().to_string();
-            return Err(ArchiveError::Hole { missing, later });
+        let mut sealed = segments.range(later.clone()).filter(|(_, form)| form.is_sealed());
+        let mut open = segments.range(later).filter(|(_, form)| !form.is_sealed());
+        match (sealed.next(), open.next_back()) {
+            (Some((sealed, _)), Some(_)) => {
+                Err(ArchiveError::Hole { missing: shown(missing), later: shown(sealed) })
+            }
+            (Some(_), None) => {
+                let (missing, first) = (shown(missing), shown(first));
+                notes.push(format!(
+                    "{missing} isn't whole, and {first} is there: what is missing comes now"
+                ));
+                Ok(Some(last.end(self.layout.segment_size)))
+            }
+            // Written ahead: a loss of power leaves as many as were being written at once.
+            (None, newest) => {
+                for (number, _) in newest.into_iter().chain(open.rev()) {
+                    self.files.remove(&self.layout.partial(timeline, number))?;
+                }
+                Ok(None)
+            }
         }
-        for (number, _) in later.iter().rev() {
-            self.files.remove(&self.layout.partial(timeline, *number))?;
-        }
-        Ok(())
     }
 }
 
-/// The place of the first segment that the next one doesn't follow.
-fn hole_in(segments: &[(SegmentNumber, WalFileKind)]) -> Option<usize> {
-    segments
-        .windows(2)
-        .position(|pair| matches!(pair, [(before, _), (after, _)] if *after > before.next()))
-}
-
-fn is_sealed(kind: WalFileKind) -> bool {
-    kind != WalFileKind::Partial
-}
+/// Where ranges of segments end: no server gets there.
+const LAST: SegmentNumber = SegmentNumber::new(u64::MAX);
 
 /// Segments that were decoded one after another.
 struct Passage {

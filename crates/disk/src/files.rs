@@ -8,17 +8,6 @@ use std::path::Path;
 
 use crate::{Access, AlignedBuf, DiskError, LockError};
 
-/// One name in a directory.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DirEntry {
-    /// The name, without its directory.
-    pub name: String,
-    /// The file's length in bytes; 0 for a directory.
-    pub len: u64,
-    /// Whether it is a directory.
-    pub is_dir: bool,
-}
-
 /// A file open for reading at any place.
 pub trait ReadAt: Send + Sync {
     /// Reads up to `len` bytes at `offset` to the start of `buf`; fewer only at the file's end.
@@ -55,11 +44,16 @@ pub trait Files: Send + Sync {
     /// Makes a directory of mode 0700; fine when it exists. The empty path is the root.
     fn create_dir(&self, path: &Path) -> Result<(), DiskError>;
 
-    /// The entries of a directory, ordered by name.
-    fn list(&self, dir: &Path) -> Result<Vec<DirEntry>, DiskError>;
+    /// Gives each name in a directory, in no order: there may be a million.
+    fn visit(&self, dir: &Path, visitor: &mut dyn FnMut(&str)) -> Result<(), DiskError>;
 
-    /// The names in a directory, ordered: [`list`](Self::list) without a system call for each.
-    fn names(&self, dir: &Path) -> Result<Vec<String>, DiskError>;
+    /// The names in a directory, ordered.
+    fn names(&self, dir: &Path) -> Result<Vec<String>, DiskError> {
+        let mut names = Vec::new();
+        self.visit(dir, &mut |name| names.push(name.to_owned()))?;
+        names.sort_unstable();
+        Ok(names)
+    }
 
     /// A file's length in bytes; `None` if there is no such file.
     fn len(&self, path: &Path) -> Result<Option<u64>, DiskError>;

@@ -22,6 +22,6 @@ pub mod sim;
 
 pub use buffer::{AlignedBuf, BLOCK};
 pub use error::{DiskError, ErrorKind, LockError};
-pub use files::{DirEntry, Files, Lock, ReadAt};
+pub use files::{Files, Lock, ReadAt};
 pub use op::{Access, Completion, Disk, Failure, FileId, Lane, Op, OpId, OpKind, Outcome};
 pub use real::{RealDisk, RealFiles};

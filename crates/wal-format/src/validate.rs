@@ -113,7 +113,8 @@ struct Running {
     header_bytes: [u8; RECORD_HEADER_LEN],
     crc: Crc32c,
     remaining: u32,
-    prefix: Gathered<PREFIX_LEN>,
+    /// Of a record that may be notable, what is kept to tell.
+    prefix: Vec<u8>,
 }
 
 impl Validator {
@@ -262,7 +263,7 @@ impl Validator {
                 let used = running.feed(bytes, visitor);
                 if running.remaining == 0 {
                     let end = self.position.saturating_add(used as u64);
-                    self.state = running.finish(end)?;
+                    self.state = running.finish(end, self.version)?;
                 }
                 used
             }
@@ -334,7 +335,7 @@ impl Validator {
                 return Err(DecodeError { at: lsn, kind: DecodeErrorKind::Padding });
             }
             visitor.body(body);
-            let notable = Notable::of(&header, body);
+            let notable = Notable::of(&header, body, self.version);
             self.advance(padded);
             self.prove(&Record { lsn, end, header }, notable.as_ref(), visitor)?;
             rest = after;
@@ -354,8 +355,11 @@ impl Validator {
             self.check_header(lsn, &header)?;
             let end = self.position.saturating_add(used as u64);
             let running = Running::new(lsn, header, header_bytes);
-            self.state =
-                if running.remaining == 0 { running.finish(end)? } else { State::Body(running) };
+            self.state = if running.remaining == 0 {
+                running.finish(end, self.version)?
+            } else {
+                State::Body(running)
+            };
         }
         Ok(used)
     }
@@ -561,7 +565,7 @@ enum Remainder {
 impl Running {
     fn new(lsn: Lsn, header: RecordHeader, header_bytes: [u8; RECORD_HEADER_LEN]) -> Self {
         let remaining = header.total_len.saturating_sub(HEADER_LEN);
-        let (crc, prefix) = (Crc32c::new(), Gathered::new());
+        let (crc, prefix) = (Crc32c::new(), Vec::new());
         Self { lsn, header, header_bytes, crc, remaining, prefix }
     }
 
@@ -571,8 +575,9 @@ impl Running {
         let used = left.min(bytes.len());
         let (body, _) = bytes.split_at_checked(used).unwrap_or((bytes, &[]));
         self.crc.update(body);
-        if notable::may_be_notable(self.header.rmgr) {
-            self.prefix.gather(body, PREFIX_LEN);
+        if notable::may_be_notable(&self.header) {
+            let wanted = PREFIX_LEN.saturating_sub(self.prefix.len());
+            self.prefix.extend_from_slice(body.get(..wanted).unwrap_or(body));
         }
         visitor.body(body);
         self.remaining = self.remaining.saturating_sub(u32::try_from(used).unwrap_or(u32::MAX));
@@ -580,11 +585,11 @@ impl Running {
     }
 
     /// The record whose last byte lies before `end`, if its CRC holds.
-    fn finish(&self, end: Lsn) -> Result<State, DecodeError> {
+    fn finish(&self, end: Lsn, version: Option<WalVersion>) -> Result<State, DecodeError> {
         let mut crc = self.crc;
         crc.update(covered_last(&self.header_bytes));
         check_crc(self.lsn, crc.value(), &self.header)?;
-        let notable = Notable::of(&self.header, self.prefix.as_slice());
+        let notable = Notable::of(&self.header, &self.prefix, version);
         let record = Record { lsn: self.lsn, end: end.max_align(), header: self.header };
         Ok(State::Padding { until: record.end, record: Some(Finished { record, notable }) })
     }

@@ -57,6 +57,11 @@ impl WalVersion {
         self.major <= 10
     }
 
+    /// The bytes of an `xl_xact_stats_item` in a commit record, which there is from 15 on.
+    pub(crate) const fn dropped_stats_bytes(self) -> usize {
+        if self.major >= 18 { 16 } else { 12 }
+    }
+
     /// Whether a page image says how it was compressed; before, it could only be pglz.
     pub(crate) const fn names_image_compression(self) -> bool {
         self.major >= 15

@@ -254,10 +254,10 @@ fn notable_records_are_told_whole_or_split() {
             }
             let notable = found.0;
             let [
-                Notable::Commit { time: commit },
+                Notable::Commit { time: commit, xid: Some(700) },
                 Notable::RestorePoint { time, name },
                 Notable::Checkpoint { redo, shutdown: false },
-                Notable::Abort { time: abort },
+                Notable::Abort { time: abort, xid: Some(701) },
             ] = notable[..]
             else {
                 panic!("{notable:?}")

@@ -90,12 +90,12 @@ impl Visitor for Lines {
         self.body.clear();
     }
 
-    fn notable(&mut self, _: &Record, notable: &Notable) {
+    fn notable(&mut self, record: &Record, notable: &Notable) {
         let Some(line) = self.lines.last_mut() else { return };
         *self.notable.entry(discriminant(notable)).or_default() += 1;
         line.notable = match notable {
-            Notable::Commit { time } => vec![" COMMIT".to_owned(), timestamp(*time)],
-            Notable::Abort { time } => vec![" ABORT".to_owned(), timestamp(*time)],
+            Notable::Commit { time, xid } => ended(" COMMIT", record, *time, *xid),
+            Notable::Abort { time, xid } => ended(" ABORT", record, *time, *xid),
             Notable::Checkpoint { redo, shutdown } => {
                 let kind = if *shutdown { "; shutdown" } else { "; online" };
                 vec![format!(" redo {redo}; "), kind.to_owned()]
@@ -110,6 +110,16 @@ impl Visitor for Lines {
 
     fn dropped(&mut self, _lsn: Lsn) {
         self.body.clear();
+    }
+}
+
+/// How a transaction ended: of a prepared one, pg_waldump prints the xid before the time.
+fn ended(how: &str, record: &Record, time: TimestampTz, xid: Option<u32>) -> Vec<String> {
+    let time = timestamp(time);
+    let prepared = record.header.xid == 0;
+    match xid {
+        Some(xid) if prepared => vec![format!("{how}_PREPARED "), format!(" {xid}: {time}")],
+        _ => vec![how.to_owned(), time],
     }
 }
 

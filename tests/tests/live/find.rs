@@ -30,7 +30,10 @@ fn commit(server: &Server, row: u32) -> (String, Lsn) {
 on_each_major!(a_time_is_where_recovery_stops, super::check);
 
 fn check(major: u32) {
-    let (server, dir) = (server(major, 1, &["track_commit_timestamp = on"]), scratch());
+    let (server, dir) = (
+        server(major, 1, &["track_commit_timestamp = on", "max_prepared_transactions = 2"]),
+        scratch(),
+    );
     let archive = dir.path().join("archive");
     let mut receiver = Receiver::start(&server, &archive, &ReceiverOptions::default());
     receiver.await_streaming(&server);
@@ -54,6 +57,7 @@ fn check(major: u32) {
         assert!(lsn >= *at && lsn < *next, "{time}, which ended at {at}: {found}");
         assert_eq!(found["found"]["kind"], "commit");
     }
+    check_xids(&server, &mut receiver, &archive);
     let point = find(&archive, &["--name", "half way"]);
     let point: Lsn = point["found"]["lsn"].as_str().unwrap_or_default().parse().must();
     assert!(point > commits[2].1 && point < commits[3].1);
@@ -67,6 +71,35 @@ fn check(major: u32) {
     let zone = ended(seawall(&["find", "--time", "2026-01-01 00:00:00", "-A"]).arg(&archive));
     zone.says(2, &["with a zone"]);
     receiver.stop();
+}
+
+/// A transaction's end is found by its xid, a prepared one's too, which its record hides behind its
+/// subtransactions.
+fn check_xids(server: &Server, receiver: &mut Receiver, archive: &Path) {
+    let begin = "BEGIN; INSERT INTO t VALUES (7); SAVEPOINT a; INSERT INTO t VALUES (8); \
+                 SAVEPOINT b; CREATE TABLE prepared (i int); SELECT pg_current_xact_id();";
+    let mut ends = Vec::new();
+    for (how, end, kind) in [
+        ("", "COMMIT", "commit"),
+        ("", "ROLLBACK", "abort"),
+        ("PREPARE TRANSACTION 'p'; CHECKPOINT;", "ROLLBACK PREPARED 'p'", "abort"),
+        ("DROP TABLE prepared; PREPARE TRANSACTION 'q';", "COMMIT PREPARED 'q'", "commit"),
+    ] {
+        let before = server_flush(server);
+        let answer = server.sql(&format!("{begin} {how} {end}; DROP TABLE IF EXISTS prepared"));
+        let answer = answer.must();
+        let xid = answer.lines().find(|line| line.parse::<u32>().is_ok()).unwrap_or_default();
+        ends.push((xid.to_owned(), before, server_flush(server), kind));
+    }
+    receiver.await_flush(server, server_flush(server));
+    for (xid, before, after, kind) in ends {
+        let found = find(archive, &["--xid", &xid]);
+        let lsn: Lsn = found["found"]["lsn"].as_str().unwrap_or_default().parse().must();
+        assert!(lsn >= before && lsn < after, "{xid}, between {before} and {after}: {found}");
+        assert_eq!(found["found"]["kind"], kind, "{xid}");
+    }
+    let none = ended(seawall(&["find", "--xid", "4000000000", "-A"]).arg(archive));
+    none.says(1, &["transaction 4000000000 neither committed nor aborted"]);
 }
 
 /// The server's own recovery to a time ends where it was said to.

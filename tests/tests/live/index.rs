@@ -130,7 +130,7 @@ impl Visitor for Summaries {
     fn notable(&mut self, record: &Record, notable: &Notable) {
         let summary = self.of(record);
         match *notable {
-            Notable::Commit { time } | Notable::Abort { time } => {
+            Notable::Commit { time, .. } | Notable::Abort { time, .. } => {
                 summary.ends += 1;
                 let (least, greatest) = summary.times.unwrap_or((time, time));
                 summary.times = Some((least.min(time), greatest.max(time)));

@@ -14,6 +14,7 @@ mod faults;
 mod find;
 mod gaps;
 mod index;
+mod many_segments;
 mod memory;
 mod network;
 mod program;

@@ -22,7 +22,7 @@ const LONG: Duration = Duration::from_secs(180);
 /// The payload of the large record.
 const LARGE_BYTES: u64 = 600 << 20;
 
-fn assert_small(receiver: &Running, when: &str) {
+pub(crate) fn assert_small(receiver: &Running, when: &str) {
     let Some(peak) = receiver.peak_rss_bytes() else {
         panic!("{when}: it has ended: {}", receiver.output_tail());
     };

@@ -10,8 +10,7 @@ use std::path::{Path, PathBuf};
 use super::sys::{OpenFile, Root};
 use crate::files::{HOLDER_BYTES, Held, UNKNOWN_HOLDER};
 use crate::{
-    Access, AlignedBuf, BLOCK, DirEntry, DiskError, ErrorKind, Files, Lock, LockError, OpKind,
-    ReadAt,
+    Access, AlignedBuf, BLOCK, DiskError, ErrorKind, Files, Lock, LockError, OpKind, ReadAt,
 };
 
 /// How much `copy` moves at a time: large enough for direct reads to be quick, and small beside
@@ -42,34 +41,12 @@ impl Files for RealFiles {
         self.root.create_dir(path)
     }
 
-    fn list(&self, dir: &Path) -> Result<Vec<DirEntry>, DiskError> {
+    fn visit(&self, dir: &Path, visitor: &mut dyn FnMut(&str)) -> Result<(), DiskError> {
         let error = |e: &io::Error| DiskError::from_io(OpKind::List.name(), dir, e);
-        let mut entries = Vec::new();
         for entry in std::fs::read_dir(self.root.at(dir)).map_err(|e| error(&e))? {
-            let entry = entry.map_err(|e| error(&e))?;
-            let metadata = match entry.metadata() {
-                // Removed since it was listed.
-                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
-                metadata => metadata.map_err(|e| error(&e))?,
-            };
-            let is_dir = metadata.is_dir();
-            let len = if is_dir { 0 } else { metadata.len() };
-            let name = entry.file_name().to_string_lossy().into_owned();
-            entries.push(DirEntry { name, len, is_dir });
+            visitor(&entry.map_err(|e| error(&e))?.file_name().to_string_lossy());
         }
-        entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-        Ok(entries)
-    }
-
-    fn names(&self, dir: &Path) -> Result<Vec<String>, DiskError> {
-        let error = |e: &io::Error| DiskError::from_io(OpKind::List.name(), dir, e);
-        let entries = std::fs::read_dir(self.root.at(dir)).map_err(|e| error(&e))?;
-        let mut names = entries
-            .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
-            .collect::<io::Result<Vec<_>>>()
-            .map_err(|e| error(&e))?;
-        names.sort_unstable();
-        Ok(names)
+        Ok(())
     }
 
     fn len(&self, path: &Path) -> Result<Option<u64>, DiskError> {

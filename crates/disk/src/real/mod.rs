@@ -20,8 +20,8 @@ use std::thread;
 pub use self::files::RealFiles;
 use self::sys::{OpenFile, too_long};
 use crate::{
-    Access, AlignedBuf, Completion, DirEntry, Disk, DiskError, ErrorKind, Failure, FileId, Files,
-    Lane, Lock, LockError, Op, OpId, Outcome, ReadAt,
+    Access, AlignedBuf, Completion, Disk, DiskError, ErrorKind, Failure, FileId, Files, Lane, Lock,
+    LockError, Op, OpId, Outcome, ReadAt,
 };
 
 /// The stack of a lane's thread: system calls and paths need a few KiB, the rest is for `wake`.
@@ -240,12 +240,8 @@ impl Files for RealDisk {
         self.files().create_dir(path)
     }
 
-    fn list(&self, dir: &Path) -> Result<Vec<DirEntry>, DiskError> {
-        self.files().list(dir)
-    }
-
-    fn names(&self, dir: &Path) -> Result<Vec<String>, DiskError> {
-        self.files().names(dir)
+    fn visit(&self, dir: &Path, visitor: &mut dyn FnMut(&str)) -> Result<(), DiskError> {
+        self.files().visit(dir, visitor)
     }
 
     fn len(&self, path: &Path) -> Result<Option<u64>, DiskError> {

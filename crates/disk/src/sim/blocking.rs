@@ -9,8 +9,7 @@ use super::state::{Handle, State, too_long, unaligned};
 use super::{SimDisk, locked};
 use crate::files::{HOLDER_BYTES, Held, UNKNOWN_HOLDER};
 use crate::{
-    Access, AlignedBuf, BLOCK, DirEntry, DiskError, ErrorKind, Files, Lock, LockError, OpKind,
-    ReadAt,
+    Access, AlignedBuf, BLOCK, DiskError, ErrorKind, Files, Lock, LockError, OpKind, ReadAt,
 };
 
 /// How much `copy` writes at a time: a unit in which it can be interrupted.
@@ -25,23 +24,14 @@ impl Files for SimDisk {
         state.run(OpKind::CreateDir, path, None, |s, _| s.image.create_dir(path))
     }
 
-    fn list(&self, dir: &Path) -> Result<Vec<DirEntry>, DiskError> {
-        self.state().run(OpKind::List, dir, None, |s, _| {
+    fn visit(&self, dir: &Path, visitor: &mut dyn FnMut(&str)) -> Result<(), DiskError> {
+        let names: Vec<Arc<str>> = self.state().run(OpKind::List, dir, None, |s, _| {
             let ino = s.image.lookup_dir(dir)?;
-            let entry = |(name, ino): (&Arc<str>, _)| DirEntry {
-                name: name.to_string(),
-                len: s.image.file(ino).map_or(0, |inode| inode.len),
-                is_dir: s.image.dirs.contains(&ino),
-            };
-            Ok(s.image.names(ino).map(entry).collect())
-        })
-    }
-
-    fn names(&self, dir: &Path) -> Result<Vec<String>, DiskError> {
-        self.state().run(OpKind::List, dir, None, |s, _| {
-            let ino = s.image.lookup_dir(dir)?;
-            Ok(s.image.names(ino).map(|(name, _)| name.to_string()).collect())
-        })
+            Ok(s.image.names(ino).map(|(name, _)| Arc::clone(name)).collect())
+        })?;
+        // The visitor may use the disk.
+        names.iter().for_each(|name| visitor(name));
+        Ok(())
     }
 
     fn len(&self, path: &Path) -> Result<Option<u64>, DiskError> {

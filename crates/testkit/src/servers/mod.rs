@@ -29,6 +29,7 @@ pub use libraries::system_program;
 pub use server::{PgConnection, Server, ServerOptions, StopMode};
 pub use wal_names::{
     is_segment_name, lsn_text, parse_lsn, segment_size_in, segment_start, segments_in,
+    sparse_segments_before,
 };
 
 /// The major versions that seawall supports.

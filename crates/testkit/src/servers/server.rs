@@ -313,6 +313,15 @@ impl Server {
         }
     }
 
+    /// Lets the log go on in the segment of this name, as if all before it had been written.
+    pub fn reset_wal(&mut self, segment: &str) -> Result<(), Error> {
+        self.stop(StopMode::Fast)?;
+        let mut reset = self.install().command("pg_resetwal");
+        super::as_server_user(&mut reset);
+        run(reset.args(["-l", segment]).arg(&self.data), STOP_LIMIT, "pg_resetwal")?;
+        self.restart()
+    }
+
     /// Rereads the configuration; returns when new sessions have it.
     pub fn reload(&self) -> Result<(), Error> {
         let before = self.sql("SELECT pg_conf_load_time(); SELECT pg_reload_conf()")?;

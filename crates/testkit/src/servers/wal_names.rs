@@ -18,6 +18,22 @@ pub fn segments_in(dir: &Path) -> Result<Vec<PathBuf>, Error> {
     Ok(paths)
 }
 
+/// Makes so many segments that have a size and no content, before the first one of a directory.
+pub fn sparse_segments_before(dir: &Path, count: u64) -> Result<(), Error> {
+    let segments = segments_in(dir)?;
+    let Some(first) = segments.first() else { return Ok(()) };
+    let size = fs::metadata(first).map_err(Error::io("look at", first))?.len();
+    let name = first.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let start = segment_start(name, size).unwrap_or_default() / size;
+    for number in start.saturating_sub(count)..start {
+        let (high, low) = (number * size >> 32, number * size % (1 << 32) / size);
+        let path = dir.join(format!("{}{high:08X}{low:08X}", name.get(..8).unwrap_or_default()));
+        let made = File::create_new(&path).and_then(|file| file.set_len(size));
+        made.map_err(Error::io("make", &path))?;
+    }
+    Ok(())
+}
+
 /// Whether a file's name is a segment's.
 pub fn is_segment_name(name: &str) -> bool {
     name.len() == 24 && name.bytes().all(|b| b.is_ascii_digit() || (b'A'..=b'F').contains(&b))

@@ -1,0 +1,215 @@
+//! Which segments are there: what one look at `wal/` came to.
+//!
+//! An archive may have a million segments, and a receiver sixteen megabytes: a segment takes two
+//! bits here, and the directory is read once for all the questions of a start.
+
+use std::collections::BTreeMap;
+use std::iter;
+use std::ops::Range;
+use std::path::Path;
+
+use disk::DiskError;
+use pg_types::{SegmentNumber, TimelineId, WalFileKind, WalFileName};
+
+use crate::{Catalogue, Layout};
+
+/// The segments of an archive, by timeline and number, as they were when they were looked at.
+#[derive(Clone, Debug, Default)]
+pub struct Survey {
+    timelines: BTreeMap<TimelineId, Segments>,
+    /// Temporaries that a process left, or is using. A receiver leaves a few at most.
+    pub(crate) temporaries: Vec<String>,
+}
+
+/// In which form a segment is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// Under its final name.
+    Sealed,
+    /// As a `.partial`.
+    Partial,
+    /// As both: a crash leaves that.
+    Both,
+}
+
+impl Form {
+    /// Whether it is there under its final name.
+    #[must_use]
+    pub fn is_sealed(self) -> bool {
+        self != Self::Partial
+    }
+
+    /// The files that there are, the sealed one first.
+    pub(crate) fn kinds(self) -> &'static [WalFileKind] {
+        match self {
+            Self::Sealed => &[WalFileKind::Segment],
+            Self::Partial => &[WalFileKind::Partial],
+            Self::Both => &[WalFileKind::Segment, WalFileKind::Partial],
+        }
+    }
+}
+
+/// The segments of a timeline.
+#[derive(Clone, Debug, Default)]
+pub struct Segments {
+    /// By number, 64 of them in each.
+    chunks: BTreeMap<u64, Chunk>,
+}
+
+/// A bit for each of 64 segments.
+#[derive(Clone, Copy, Debug, Default)]
+struct Chunk {
+    sealed: u64,
+    partial: u64,
+}
+
+impl Chunk {
+    fn form(self, bit: u64) -> Option<Form> {
+        match (self.sealed >> bit & 1 == 1, self.partial >> bit & 1 == 1) {
+            (true, true) => Some(Form::Both),
+            (true, false) => Some(Form::Sealed),
+            (false, true) => Some(Form::Partial),
+            (false, false) => None,
+        }
+    }
+}
+
+const CHUNK: u64 = u64::BITS as u64;
+
+impl Segments {
+    fn insert(&mut self, number: SegmentNumber, kind: WalFileKind) {
+        let number = number.as_u64();
+        let bit = 1 << (number % CHUNK);
+        let chunk = self.chunks.entry(number / CHUNK).or_default();
+        match kind {
+            WalFileKind::Segment => chunk.sealed |= bit,
+            WalFileKind::Partial => chunk.partial |= bit,
+            WalFileKind::BackupHistory { .. } => {}
+        }
+    }
+
+    /// In which form a segment is there, if it is.
+    #[must_use]
+    pub fn form(&self, number: SegmentNumber) -> Option<Form> {
+        let number = number.as_u64();
+        self.chunks.get(&(number / CHUNK))?.form(number % CHUNK)
+    }
+
+    /// Those from one number up to before another, by number.
+    pub fn range(
+        &self,
+        range: Range<SegmentNumber>,
+    ) -> impl DoubleEndedIterator<Item = (SegmentNumber, Form)> {
+        let chunks = range.start.as_u64() / CHUNK..=range.end.as_u64() / CHUNK;
+        let within = self.chunks.range(chunks).flat_map(|(at, chunk)| {
+            (0..CHUNK).filter_map(move |bit| {
+                Some((SegmentNumber::new(at * CHUNK + bit), chunk.form(bit)?))
+            })
+        });
+        within.filter(move |(number, _)| range.contains(number))
+    }
+
+    /// All of them, by number.
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = (SegmentNumber, Form)> {
+        self.range(SegmentNumber::new(0)..SegmentNumber::new(u64::MAX))
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        let segments = self.chunks.values().map(|chunk| chunk.sealed | chunk.partial);
+        segments.map(|bits| bits.count_ones() as usize).sum()
+    }
+
+    /// The pieces without a hole, by number.
+    pub fn pieces(&self) -> impl Iterator<Item = Range<SegmentNumber>> {
+        let mut segments = self.iter().map(|(number, _)| number).peekable();
+        iter::from_fn(move || {
+            let start = segments.next()?;
+            let mut end = start.next();
+            while segments.next_if_eq(&end).is_some() {
+                end = end.next();
+            }
+            Some(start..end)
+        })
+    }
+}
+
+impl Survey {
+    /// The segments of a timeline; none where it has none.
+    #[must_use]
+    pub fn of(&self, timeline: TimelineId) -> &Segments {
+        static NONE: Segments = Segments { chunks: BTreeMap::new() };
+        self.timelines.get(&timeline).unwrap_or(&NONE)
+    }
+
+    /// The timelines that have segments, by number, and these.
+    pub fn timelines(&self) -> impl DoubleEndedIterator<Item = (TimelineId, &Segments)> {
+        self.timelines.iter().map(|(timeline, segments)| (*timeline, segments))
+    }
+
+    /// Whether a timeline has any.
+    #[must_use]
+    pub fn has(&self, timeline: TimelineId) -> bool {
+        self.timelines.contains_key(&timeline)
+    }
+
+    fn add(&mut self, name: &str, layout: Layout) {
+        match WalFileName::parse(name, layout.segment_size) {
+            Some(WalFileName::Segment { timeline, number, kind })
+                if matches!(kind, WalFileKind::Segment | WalFileKind::Partial) =>
+            {
+                self.timelines.entry(timeline).or_default().insert(number, kind);
+            }
+            None if Layout::is_temporary(name) => self.temporaries.push(name.to_owned()),
+            _ => {}
+        }
+    }
+}
+
+impl Catalogue {
+    /// Looks at which segments are there.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn survey(&self) -> Result<Survey, DiskError> {
+        let mut survey = Survey::default();
+        self.files.visit(Path::new(Layout::WAL), &mut |name| survey.add(name, self.layout))?;
+        Ok(survey)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn segments(names: &[(u64, WalFileKind)]) -> Segments {
+        let mut segments = Segments::default();
+        for (number, kind) in names {
+            segments.insert(SegmentNumber::new(*number), *kind);
+        }
+        segments
+    }
+
+    #[test]
+    fn segments_come_by_number_in_their_forms() {
+        use WalFileKind::{Partial, Segment};
+        let segments = segments(&[(200, Segment), (63, Segment), (64, Partial), (63, Partial)]);
+        let all: Vec<_> = segments.iter().map(|(number, form)| (number.as_u64(), form)).collect();
+        assert_eq!(all, [(63, Form::Both), (64, Form::Partial), (200, Form::Sealed)]);
+        assert_eq!(segments.count(), 3);
+        assert_eq!(segments.form(SegmentNumber::new(65)), None);
+        let some = segments.range(SegmentNumber::new(64)..SegmentNumber::new(200));
+        assert_eq!(some.map(|(number, _)| number.as_u64()).collect::<Vec<_>>(), [64]);
+    }
+
+    #[test]
+    fn pieces_end_at_holes() {
+        let names = [1, 2, 63, 64, 65, 4096].map(|number| (number, WalFileKind::Segment));
+        let pieces: Vec<_> = segments(&names)
+            .pieces()
+            .map(|piece| (piece.start.as_u64(), piece.end.as_u64()))
+            .collect();
+        assert_eq!(pieces, [(1, 3), (63, 66), (4096, 4097)]);
+    }
+}
