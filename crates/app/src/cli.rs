@@ -90,6 +90,10 @@ pub(crate) struct ReceiveArgs {
     /// With --create-slot: use the slot if it exists already.
     #[arg(long, requires = "create_slot")]
     pub(crate) if_not_exists: bool,
+    /// Let the slot go when it keeps more than this (16MB, 10GB) on the server and this receiver
+    /// gets no further: an alarm, and made anew later. It guards the server's disk.
+    #[arg(long, value_name = "SIZE", requires = "create_slot", value_parser = bytes)]
+    pub(crate) max_slot_retention: Option<u64>,
     /// Stream without a slot: what the server recycles while this receiver is away is missing.
     #[arg(long, conflicts_with = "slot")]
     pub(crate) no_slot: bool,
@@ -240,6 +244,13 @@ pub(crate) enum SlotAction {
 
 fn slot_name(text: &str) -> Result<SlotName, String> {
     SlotName::new(text).map_err(|error| error.to_string())
+}
+
+/// A size as the server writes it.
+fn bytes(text: &str) -> Result<u64, String> {
+    pg_wire::row::parse_size(text)
+        .filter(|bytes| *bytes > 0)
+        .ok_or_else(|| "expected a size such as 512MB, 10GB or 1TB".to_owned())
 }
 
 /// Seconds as pg_receivewal takes them, or a duration as the server writes it.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread::sleep;
 use std::time::Duration;
 
-use archive::{ArchiveError, Catalogue, Missing, TimelineOverview};
+use archive::{ArchiveError, Catalogue, Missing, TimelineOverview as Timeline};
 use disk::RealFiles;
 use serde_json::{Value, json};
 
@@ -41,7 +41,7 @@ struct Status {
     system: String,
     major: u32,
     receiver: Option<Value>,
-    timelines: Vec<TimelineOverview>,
+    timelines: Vec<Timeline>,
     missing: Vec<Missing>,
 }
 
@@ -93,6 +93,7 @@ impl Status {
             "timelines": timelines.collect::<Vec<_>>(),
             "missing": missing.collect::<Vec<_>>(),
             "restore_command": self.restore_command(),
+            "next": self.next_steps(),
         })
     }
 
@@ -106,32 +107,17 @@ impl Status {
         );
         match &self.receiver {
             Some(receiver) => describe(&mut text, receiver),
-            None => {
+            None => text.push_str("receiver    none is running\n"),
+        }
+        self.draw_timelines(&mut text);
+        for timeline in &self.timelines {
+            if let Some(lost) = timeline.lost_from {
+                let Timeline { timeline, to, .. } = timeline;
                 _ = writeln!(
                     text,
-                    "receiver    none is running: start `seawall receive -A {} …`",
-                    self.archive
+                    "lost        timeline {timeline}: {lost} to {to}, which no newer timeline has"
                 );
             }
-        }
-        for timeline in &self.timelines {
-            let segments = timeline.segments;
-            let plural = if segments == 1 { "" } else { "s" };
-            _ = write!(
-                text,
-                "timeline {:<2} {} to {}, {segments} segment{plural}",
-                timeline.timeline, timeline.from, timeline.to
-            );
-            if let Some((parent, at)) = timeline.parent {
-                _ = write!(text, ", begins at {at} of timeline {parent}");
-            }
-            if let Some(lost) = timeline.lost_from {
-                _ = write!(text, "; ALARM: what follows {lost} is a lost branch");
-            }
-            text.push('\n');
-        }
-        if self.timelines.is_empty() {
-            text.push_str("timelines   no WAL is archived yet\n");
         }
         if self.missing.is_empty() {
             text.push_str("missing     nothing\n");
@@ -140,7 +126,85 @@ impl Status {
             _ = writeln!(text, "missing     {}", crate::gaps::as_text(missing));
         }
         _ = writeln!(text, "to restore  {}", self.restore_command());
+        for step in self.next_steps() {
+            _ = writeln!(text, "next        {step}");
+        }
         text
+    }
+
+    /// The timelines as a tree: each below the one that it comes from.
+    fn draw_timelines(&self, text: &mut String) {
+        if self.timelines.is_empty() {
+            text.push_str("timelines   no WAL is archived yet\n");
+        }
+        let is_here = |id| self.timelines.iter().any(|timeline| timeline.timeline == id);
+        let parent = |timeline: &Timeline| {
+            timeline.parent.map(|(parent, _)| parent).filter(|parent| is_here(*parent))
+        };
+        // Children have higher numbers than their parents: no path leads back.
+        let mut to_draw: Vec<(usize, &Timeline)> = Vec::new();
+        let roots = self.timelines.iter().rev().filter(|timeline| parent(timeline).is_none());
+        to_draw.extend(roots.map(|root| (0, root)));
+        let mut heading = "timelines";
+        while let Some((depth, timeline)) = to_draw.pop() {
+            let plural = if timeline.segments == 1 { "" } else { "s" };
+            let branch = if depth > 0 { "└ " } else { "" };
+            _ = write!(
+                text,
+                "{heading:<12}{:indent$}{branch}{}: {} to {}, {} segment{plural}",
+                "",
+                timeline.timeline,
+                timeline.from,
+                timeline.to,
+                timeline.segments,
+                indent = 2 * depth.saturating_sub(1)
+            );
+            if let Some((parent, at)) = timeline.parent {
+                _ = write!(text, ", left {parent} at {at}");
+            }
+            text.push('\n');
+            heading = "";
+            let id = timeline.timeline;
+            let children = self.timelines.iter().rev().filter(|other| parent(other) == Some(id));
+            to_draw.extend(children.map(|child| (depth + 1, child)));
+        }
+    }
+
+    /// What somebody does who has just been woken up; nothing if all is well.
+    fn next_steps(&self) -> Vec<String> {
+        let archive = &self.archive;
+        let mut steps = Vec::new();
+        match self.receiver.as_ref().map(|receiver| receiver["state"].as_str().unwrap_or_default())
+        {
+            None => steps.push(format!("start `seawall receive -A {archive} …`")),
+            Some("connecting") => steps.push(
+                "look whether the server is up and lets the receiver in: see the last error; it \
+                 tries again by itself"
+                    .to_owned(),
+            ),
+            Some("disk full") => steps.push(format!(
+                "make room in {archive}: receiving goes on by itself, and the server's disk fills \
+                 meanwhile"
+            )),
+            Some(_) => {}
+        }
+        if self.receiver.as_ref().is_some_and(|receiver| receiver["slot"]["state"] == "let go") {
+            steps.push("wait until the receiver has caught up and made its slot anew".to_owned());
+        }
+        if !self.missing.is_empty() {
+            steps.push(format!(
+                "take a base backup; or fill what is missing, if some server or archive has it: \
+                 `seawall archive-wal FILE -A {archive}`"
+            ));
+        }
+        if self.timelines.iter().any(|timeline| timeline.lost_from.is_some()) {
+            steps.push(
+                "look for commits that the promoted server hasn't got (docs/OPERATIONS.md, lost \
+                 branch)"
+                    .to_owned(),
+            );
+        }
+        steps
     }
 }
 
@@ -151,7 +215,7 @@ fn describe(text: &mut String, receiver: &Value) {
         Value::String(text) => text.clone(),
         other => other.to_string(),
     };
-    let bytes = |key: &str| size(receiver[key].as_f64().unwrap_or(0.0));
+    let bytes = |value: &Value| size(value.as_f64().unwrap_or(0.0));
     _ = writeln!(
         text,
         "receiver    {} since {}, process {}, started {}",
@@ -166,10 +230,21 @@ fn describe(text: &mut String, receiver: &Value) {
     {
         _ = writeln!(
             text,
-            "upstream    {server}, PostgreSQL {version}, timeline {}, slot {}",
+            "upstream    {server}, PostgreSQL {version}, timeline {}",
             upstream["timeline"],
-            receiver["slot"].as_str().unwrap_or("none")
         );
+    }
+    let slot = &receiver["slot"];
+    match (slot["name"].as_str(), slot["retained_bytes"].is_null()) {
+        (None, _) => text.push_str("slot        none: an absence may leave a gap\n"),
+        (Some(name), false) => {
+            let retained = bytes(&slot["retained_bytes"]);
+            _ = writeln!(text, "slot        {name}, keeps {retained} on the server");
+        }
+        (Some(name), true) if slot["state"] == "let go" => {
+            _ = writeln!(text, "slot        {name}, ALARM: let go, since it kept too much");
+        }
+        (Some(name), true) => _ = writeln!(text, "slot        {name}"),
     }
     if !receiver["received"].is_null() {
         _ = writeln!(
@@ -184,13 +259,19 @@ fn describe(text: &mut String, receiver: &Value) {
         _ = writeln!(
             text,
             "lag         {}, {} s, at {}/s",
-            bytes("lag_bytes"),
+            bytes(&receiver["lag_bytes"]),
             get("lag_seconds"),
-            bytes("bytes_per_second")
+            bytes(&receiver["bytes_per_second"])
         );
     }
     let error = &receiver["last_error"];
     if let (Some(at), Some(error)) = (error["at"].as_str(), error["error"].as_str()) {
         _ = writeln!(text, "last error  {at}: {error}");
+    }
+    let alarms = receiver["events"].as_array().into_iter().flatten();
+    for alarm in alarms.filter(|event| event["level"] == "ERROR") {
+        if let (Some(at), Some(what)) = (alarm["at"].as_str(), alarm["text"].as_str()) {
+            _ = writeln!(text, "alarm       {at}: {what}");
+        }
     }
 }

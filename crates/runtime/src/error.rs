@@ -109,6 +109,15 @@ pub enum SessionError {
     /// The server hasn't got the WAL that follows the archive's end; the gap is recorded.
     #[error("WAL is missing from {} to {}: {}", .0.from, .0.to, .0.reason)]
     Gap(Gap),
+    /// The slot kept more than it may.
+    #[error("the replication slot kept {retained} bytes, more than --max-slot-retention")]
+    SlotLetGo {
+        /// What it kept, bytes.
+        retained: u64,
+    },
+    /// The slot that was let go can be made anew.
+    #[error("the replication slot that was let go is made anew")]
+    SlotAgain,
     /// The timeline that was streamed is archived to its end.
     #[error("timeline {timeline} ends at {at}, and the server goes on with timeline {next}")]
     EndOfTimeline {
@@ -160,6 +169,8 @@ impl SessionError {
             | Self::Protocol(_)
             | Self::Row(_)
             | Self::Gap(_)
+            | Self::SlotLetGo { .. }
+            | Self::SlotAgain
             | Self::EndOfTimeline { .. }
             | Self::Archive(ArchiveError::LeftTimeline { .. })
             | Self::Stopped(Stop::Corrupt(_) | Stop::Disk(_) | Stop::Shipped(_)) => Verdict::Retry,

@@ -14,7 +14,7 @@ use super::program::{ended, seawall};
 const SIZE: SegmentSize = SegmentSize::MIN;
 
 /// A server that keeps no more WAL than it needs.
-fn forgetful(major: u32) -> Server {
+pub(crate) fn forgetful(major: u32) -> Server {
     let conf = ["wal_keep_size = 0", "max_wal_size = 2MB", "min_wal_size = 2MB", "fsync = off"];
     let conf = conf.map(str::to_owned).to_vec();
     Server::start(&pg(major), &ServerOptions { segment_size_mb: 1, conf, ..Default::default() })
@@ -22,7 +22,7 @@ fn forgetful(major: u32) -> Server {
 }
 
 /// Makes WAL, and the server forget it; gives the oldest segment that it still has.
-fn forget(server: &Server) -> Lsn {
+pub(crate) fn forget(server: &Server) -> Lsn {
     for _ in 0..4 {
         server.sql("DROP TABLE IF EXISTS t").must();
         server.sql("CREATE TABLE t AS SELECT generate_series(1, 60000) i").must();

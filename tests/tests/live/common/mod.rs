@@ -6,6 +6,7 @@
 
 mod archived;
 mod decoded;
+pub(crate) mod disks;
 mod random;
 mod receiver;
 
