@@ -7,7 +7,7 @@ use clap::Parser;
 
 fn main() -> ExitCode {
     match app::run(app::Cli::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(failure) => {
             // Where nobody listens, the exit code still says it.
             _ = writeln!(io::stderr(), "seawall: {failure}");

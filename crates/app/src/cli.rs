@@ -40,6 +40,8 @@ pub(crate) enum Command {
     Find(FindArgs),
     /// Say what is missing from an archive, and why.
     Gaps(GapsArgs),
+    /// Check the server's set-up and the archive, before it matters; quiet where all is well.
+    Check(Box<CheckArgs>),
     /// Create, read or drop a replication slot.
     Slot(Box<SlotArgs>),
 }
@@ -182,6 +184,37 @@ pub(crate) struct GapsArgs {
     /// Print each gap as a line of JSON.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// `seawall check`
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    /// The archive's directory; without it, only the server is looked at.
+    #[arg(short = 'A', long, value_name = "DIR", env = "SEAWALL_ARCHIVE")]
+    pub(crate) archive: Option<PathBuf>,
+    /// The receiver's replication slot.
+    #[arg(short = 'S', long, value_name = "SLOT", value_parser = slot_name)]
+    pub(crate) slot: Option<SlotName>,
+    /// The receiver's name on the server.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) application_name: Option<String>,
+    /// Don't connect: look at the archive alone.
+    #[arg(long, requires = "archive")]
+    pub(crate) no_server: bool,
+    /// Warn when the receiver is behind by more than this.
+    #[arg(long, value_name = "SIZE", default_value = "1GB", value_parser = bytes)]
+    pub(crate) max_lag: u64,
+    /// Show what is well, too.
+    #[arg(short = 'v', long)]
+    pub(crate) verbose: bool,
+    /// Print one JSON object.
+    #[arg(long, conflicts_with = "nagios")]
+    pub(crate) json: bool,
+    /// Print and end as a Nagios plugin: 0 fine, 1 warning, 2 critical.
+    #[arg(long)]
+    pub(crate) nagios: bool,
+    #[command(flatten)]
+    pub(crate) connection: ConnectionArgs,
 }
 
 /// How much is said.

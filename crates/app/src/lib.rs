@@ -3,8 +3,11 @@
 //! Flags are parsed purely first ([`Cli`]); then [`run`] takes effect and gives the exit code.
 //! Decisions about WAL, the protocol or the archive aren't made here.
 
+use std::process::ExitCode;
+
 mod archive_wal;
 mod board;
+mod check;
 mod cli;
 mod connect;
 mod failure;
@@ -21,17 +24,20 @@ mod terminal;
 pub use cli::Cli;
 pub use failure::{Exit, Failure};
 
-/// Runs what was asked for.
+/// Runs what was asked for; gives what the process ends with.
 ///
 /// # Errors
 /// What went wrong, with the exit code that says of which kind it is.
-pub fn run(cli: Cli) -> Result<(), Failure> {
-    match cli.command {
+pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
+    let done = match cli.command {
+        // What it found is its exit code.
+        cli::Command::Check(args) => return check::run(&args),
         cli::Command::Receive(args) => receive::run(&args),
         cli::Command::ArchiveWal(args) => archive_wal::run(&args),
         cli::Command::Find(args) => find::run(&args),
         cli::Command::Gaps(args) => gaps::run(&args),
         cli::Command::Status(args) => status::run(&args),
         cli::Command::Slot(args) => slot::run(&args),
-    }
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }

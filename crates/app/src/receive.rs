@@ -15,7 +15,7 @@ use crate::observer::Talk;
 use crate::{Failure, connect, log, service, terminal};
 
 /// The name that `synchronous_standby_names` knows a receiver by unless told otherwise.
-const APPLICATION_NAME: &str = "seawall";
+pub(crate) const APPLICATION_NAME: &str = "seawall";
 
 pub(crate) fn run(args: &ReceiveArgs) -> Result<(), Failure> {
     let log = log::start(args.talk, args.json, Some(&args.archive));

@@ -9,6 +9,8 @@ use pg_wire::row::RowError;
 use pg_wire::startup::StartupError;
 use replication::ProtocolError;
 
+use crate::check::Finding;
+
 /// Why a command has no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
@@ -109,6 +111,9 @@ pub enum SessionError {
     /// The server hasn't got the WAL that follows the archive's end; the gap is recorded.
     #[error("WAL is missing from {} to {}: {}", .0.from, .0.to, .0.reason)]
     Gap(Gap),
+    /// The server is set up so that receiving from it would do harm.
+    #[error("{0}. Nothing was received")]
+    Unfit(Finding),
     /// The slot kept more than it may.
     #[error("the replication slot kept {retained} bytes, more than --max-slot-retention")]
     SlotLetGo {

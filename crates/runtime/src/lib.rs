@@ -4,6 +4,7 @@
 //! beside it ([`disk::RealDisk`]). Decisions aren't made here but in the machines, with one
 //! exception: what a failure means for the next attempt ([`receive()`]).
 
+pub mod check;
 mod error;
 mod gap;
 mod link;

@@ -67,6 +67,12 @@ impl Link {
         }
     }
 
+    /// Says goodbye; a server that doesn't hear it notices the socket's end.
+    pub fn close(mut self) {
+        self.connection.terminate();
+        _ = self.transmit();
+    }
+
     /// Sends what is to be sent and reads until something happens; notices are passed over.
     pub(crate) async fn next_event(&mut self) -> Result<Event, SessionError> {
         loop {

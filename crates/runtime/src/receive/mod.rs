@@ -21,6 +21,7 @@ use replication::{StartFrom, Timing, start_from};
 use tokio::sync::{Notify, watch};
 
 use self::guard::{Guard, Look};
+use crate::check::{Finding, Intent, Level, Settings, judge};
 use crate::gap::oldest_kept;
 use crate::session::{connect, history, read_slot};
 use crate::{AskError, Ended, Facts, Link, SessionError, Verdict};
@@ -85,6 +86,8 @@ pub enum Report<'a> {
         /// What a new archive begins with; `None` where something was archived before.
         begins: Option<StartFrom>,
     },
+    /// The server is set up in a way that isn't good.
+    Finding(&'a Finding),
     /// Something was found and mended in the archive.
     Note(&'a str),
     /// Something happened to the archive.
@@ -165,6 +168,7 @@ pub async fn receive(
         streamed: false,
         progressed: false,
         slot_made: false,
+        is_checked: false,
         guard: Guard::new(what.max_slot_retention),
     };
     let mut pause = FIRST_PAUSE;
@@ -237,6 +241,8 @@ struct Receiver<'a> {
     progressed: bool,
     /// Whether the slot is this receiver's own making.
     slot_made: bool,
+    /// Whether the server's set-up was looked at.
+    is_checked: bool,
     guard: Guard,
 }
 
@@ -266,6 +272,7 @@ impl Receiver<'_> {
             result = self.plan(&mut link, &archive, &facts, observer) => result?,
             _ = shutdown.changed() => return Ok(Ended::Stopped(Lsn::INVALID)),
         };
+        self.check(&mut link, &facts, begins.is_some(), observer).await?;
         for note in &resume.notes {
             observer.report(&Report::Note(note));
         }
@@ -344,6 +351,34 @@ impl Receiver<'_> {
                 }
             }
         }
+    }
+
+    /// Looks once at how the server is set up. What can't work stops a receiver that begins; one
+    /// that has been at work is worth more to the server than its end.
+    async fn check(
+        &mut self,
+        link: &mut Link,
+        facts: &Facts,
+        begins: bool,
+        observer: &mut dyn Observer,
+    ) -> Result<(), SessionError> {
+        if std::mem::replace(&mut self.is_checked, true) {
+            return Ok(());
+        }
+        let intent = Intent {
+            application_name: self.what.settings.application_name.as_deref().unwrap_or_default(),
+            has_slot: self.what.slot.is_some(),
+            has_bound: self.what.max_slot_retention.is_some(),
+        };
+        let settings = Settings::ask(link, facts.version).await?;
+        let findings = judge(facts.version, &settings, &intent);
+        for finding in findings.iter().filter(|finding| finding.level > Level::Fine) {
+            if finding.level == Level::Error && begins {
+                return Err(SessionError::Unfit(finding.clone()));
+            }
+            observer.report(&Report::Finding(finding));
+        }
+        Ok(())
     }
 
     /// The archive of this server; the same in every session.

@@ -20,7 +20,7 @@ use testkit::servers::{Install, Server, ServerOptions, install};
 pub(crate) use archived::{Segments, compare_with_primary};
 pub(crate) use decoded::Decoded;
 pub(crate) use random::Random;
-pub(crate) use receiver::{Receiver, ReceiverOptions, SLOT};
+pub(crate) use receiver::{NAME, Receiver, ReceiverOptions, SLOT};
 
 /// How long anything may take that takes a moment on an idle machine.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
