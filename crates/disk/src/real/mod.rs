@@ -8,6 +8,7 @@ mod files;
 mod sys;
 #[cfg(test)]
 mod tests;
+mod tree;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -18,6 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 pub use self::files::RealFiles;
+pub use self::tree::{NewFile, OldFile, Readers, Tree};
 use self::sys::{OpenFile, too_long};
 use crate::{
     Access, AlignedBuf, Completion, Disk, DiskError, ErrorKind, Failure, FileId, Files, Lane, Lock,
