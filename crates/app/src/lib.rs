@@ -12,6 +12,7 @@ mod find;
 mod gaps;
 mod observer;
 mod receive;
+mod restore_wal;
 mod slot;
 mod status;
 mod terminal;
@@ -27,6 +28,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         cli::Command::Receive(args) => receive::run(&args),
         cli::Command::ArchiveWal(args) => archive_wal::run(&args),
+        cli::Command::RestoreWal(args) => restore_wal::run(&args),
         cli::Command::Find(args) => find::run(&args),
         cli::Command::Gaps(args) => gaps::run(&args),
         cli::Command::Status(args) => status::run(&args),

@@ -191,6 +191,30 @@ pub enum ArchiveError {
         /// What is wrong with it.
         error: DecodeError,
     },
+    /// A file that has a segment's name and not its size.
+    #[error(
+        "{} has {len} bytes, and a segment has {size}: it was cut off, or never was one; put it \
+         back from a copy", path.display()
+    )]
+    OddSize {
+        /// The file.
+        path: PathBuf,
+        /// Its length.
+        len: u64,
+        /// A segment's.
+        size: u64,
+    },
+    /// A segment that was whole when it was archived, and doesn't hold any more.
+    #[error(
+        "{} doesn't hold any more {error}: it, or the segment before it where a record runs over \
+         its start, was damaged since it was archived; put it back from a copy", path.display()
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: DecodeError,
+    },
     /// Another `archive-wal` is under way.
     #[error("another archive-wal is under way ({holder}); the server tries again by itself")]
     StagingLocked {

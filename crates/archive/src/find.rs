@@ -308,7 +308,7 @@ impl Catalogue {
     }
 
     /// What the index has of a segment.
-    fn index_entry(
+    pub(crate) fn index_entry(
         &self,
         open: &mut OpenIndex,
         timeline: TimelineId,
@@ -331,7 +331,7 @@ impl Catalogue {
 
 /// The index file that was read last: the entries that are looked at lie side by side.
 #[derive(Default)]
-struct OpenIndex {
+pub(crate) struct OpenIndex {
     path: PathBuf,
     entries: Vec<u8>,
 }

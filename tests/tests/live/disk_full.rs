@@ -26,12 +26,19 @@ const WAL_SENDER_TIMEOUT: Duration = Duration::from_secs(2);
 const CAP_SYS_ADMIN: u64 = 1 << 21;
 
 /// A small file system; unmounted on drop.
-struct SmallDisk(PathBuf);
+pub(crate) struct SmallDisk(PathBuf);
 
 impl SmallDisk {
+    /// Its size.
+    pub(crate) const SIZE_MB: usize = SIZE_MB as usize;
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
     /// None where this process may not mount: that is said, and has to be true.
     #[expect(clippy::print_stderr, reason = "a test that can't be what it is says so aloud")]
-    fn mount(at: PathBuf) -> Option<Self> {
+    pub(crate) fn mount(at: PathBuf) -> Option<Self> {
         fs::create_dir(&at).must();
         let mut mount = Command::new("mount");
         mount.args(["-t", "tmpfs", "-o", &format!("size={SIZE_MB}m,mode=700"), "tmpfs"]).arg(&at);

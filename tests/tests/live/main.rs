@@ -20,6 +20,7 @@ mod network;
 mod program;
 mod refusals;
 mod restart;
+mod restore_wal;
 mod shipping;
 mod shutdown;
 mod slots;
