@@ -1,11 +1,14 @@
 //! The command line, as PostgreSQL's own client programs name their flags.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 use pg_types::Lsn;
 use pg_wire::command::SlotName;
+
+use crate::Exit;
 
 /// Receives, proves and keeps PostgreSQL's write-ahead log.
 #[derive(Debug, Parser)]
@@ -28,12 +31,31 @@ pub struct Cli {
     version: Option<bool>,
 }
 
+impl Cli {
+    /// What this process was asked for. What can't be understood is said, and ends it; so does
+    /// `--help`.
+    #[must_use]
+    pub fn of_process() -> Self {
+        Self::try_parse().unwrap_or_else(|error| {
+            // A server takes every code below 126 for "there is no such file".
+            let restoring = std::env::args_os().nth(1).is_some_and(|arg| arg == "restore-wal");
+            if restoring && error.exit_code() != 0 {
+                _ = error.print();
+                std::process::exit(Exit::Unsure as i32);
+            }
+            error.exit()
+        })
+    }
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Stream one cluster's WAL into an archive, in the foreground.
     Receive(Box<ReceiveArgs>),
     /// Put a file of WAL into an archive: archive_command = 'seawall archive-wal %p -A DIR'.
     ArchiveWal(ArchiveWalArgs),
+    /// Get a file of WAL from an archive: restore_command = 'seawall restore-wal %f %p -A DIR'.
+    RestoreWal(RestoreWalArgs),
     /// Say whether a receiver runs, where it stands, what is archived, and what is wrong.
     Status(StatusArgs),
     /// Find where recovery would stop: a time or a restore point to the LSN.
@@ -136,6 +158,30 @@ pub(crate) struct ArchiveWalArgs {
     /// The archive's directory; it is made if it doesn't exist.
     #[arg(short = 'A', long, value_name = "DIR", env = "SEAWALL_ARCHIVE")]
     pub(crate) archive: PathBuf,
+}
+
+/// `seawall restore-wal`
+#[derive(Debug, Args)]
+pub(crate) struct RestoreWalArgs {
+    /// The file's name, as the server gives it for %f.
+    #[arg(value_name = "NAME")]
+    pub(crate) name: OsString,
+    /// Where it goes, as the server gives it for %p.
+    #[arg(value_name = "PATH")]
+    pub(crate) path: PathBuf,
+    /// The archive's directory; several are asked one after the other.
+    #[arg(short = 'A', long, required = true, value_name = "DIR", env = "SEAWALL_ARCHIVE")]
+    pub(crate) archive: Vec<PathBuf>,
+    /// Deliver the last segment too, which isn't whole, up to the last record that is proved.
+    #[arg(long)]
+    pub(crate) partial: bool,
+    /// For a standby, which waits for what isn't there: never end it because something can't be
+    /// had at the moment.
+    #[arg(long)]
+    pub(crate) standby: bool,
+    /// How long to try again what may be mended: seconds, or as 500ms, 1min.
+    #[arg(long, value_name = "TIME", default_value = "60", value_parser = interval)]
+    pub(crate) retry_for: Duration,
 }
 
 /// `seawall status`

@@ -10,7 +10,7 @@ use runtime::{AskError, SessionError};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {
-    /// Anything that isn't one of those below.
+    /// Anything that isn't one of those below; of `restore-wal`: the file is known to be absent.
     Failed = 1,
     /// The command line is wrong.
     Usage = 2,
@@ -22,6 +22,14 @@ pub enum Exit {
     Diverged = 5,
     /// The archive isn't this server's, or none at all.
     WrongArchive = 6,
+    /// `restore-wal`: it isn't known whether the file is there, or can't be delivered.
+    Unsure = 126,
+    /// `restore-wal`: the file is missing, and WAL behind it isn't.
+    Hole = 200,
+    /// `restore-wal`: the file doesn't hold.
+    Damaged = 201,
+    /// `restore-wal`: the segment isn't whole yet.
+    Unfinished = 202,
 }
 
 /// A failed command: what happened, and of which kind it is.
@@ -41,6 +49,16 @@ impl fmt::Display for Failure {
 impl std::error::Error for Failure {}
 
 impl Failure {
+    pub(crate) fn new(exit: Exit, message: String) -> Self {
+        Self { exit, message }
+    }
+
+    /// Whether there is nothing to be said.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        self.message.is_empty()
+    }
+
     pub(crate) fn usage(message: impl Into<String>) -> Self {
         Self { exit: Exit::Usage, message: message.into() }
     }

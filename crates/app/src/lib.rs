@@ -16,6 +16,7 @@ mod gaps;
 mod log;
 mod observer;
 mod receive;
+mod restore_wal;
 mod service;
 mod slot;
 mod status;
@@ -34,6 +35,7 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
         cli::Command::Check(args) => return check::run(&args),
         cli::Command::Receive(args) => receive::run(&args),
         cli::Command::ArchiveWal(args) => archive_wal::run(&args),
+        cli::Command::RestoreWal(args) => restore_wal::run(&args),
         cli::Command::Find(args) => find::run(&args),
         cli::Command::Gaps(args) => gaps::run(&args),
         cli::Command::Status(args) => status::run(&args),

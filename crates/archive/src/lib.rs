@@ -15,6 +15,7 @@
 //!
 //! Never here: sockets, clocks, threads. Never done: overwriting a proved byte, deleting WAL.
 
+mod absence;
 mod branch;
 mod catalogue;
 mod error;
@@ -26,10 +27,12 @@ mod layout;
 mod open;
 mod prove;
 mod publish;
+mod reader;
 mod resume;
 mod survey;
 mod writer;
 
+pub use absence::Absence;
 pub use catalogue::{Catalogue, Missing, TimelineOverview};
 pub use error::ArchiveError;
 pub use find::{Found, FoundKind, Search, Target};
@@ -39,6 +42,7 @@ pub use index::{ENTRIES_PER_FILE, ENTRY_LEN, IndexEntry};
 pub use layout::Layout;
 pub use open::{Archive, Claim, Withdrawn};
 pub use publish::Published;
+pub use reader::{Proof, Reader};
 pub use resume::{LostBranch, Resume, Stored};
 pub use survey::{Form, Segments, Survey};
 pub use writer::{Event, Options, Stop, Writer};

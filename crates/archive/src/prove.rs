@@ -15,7 +15,7 @@ use crate::{ArchiveError, Catalogue};
 
 /// How much is read at once: large enough to be fast past the page cache, small enough to be
 /// nothing beside the receiver's bound of 16 MiB.
-const READ_LEN: usize = 1 << 20;
+pub(crate) const READ_LEN: usize = 1 << 20;
 
 /// A validator that knows the record running over its position, and what it has seen.
 #[derive(Clone, Debug)]
@@ -137,7 +137,7 @@ impl Catalogue {
         }
     }
 
-    fn expect(&self, timeline: TimelineId) -> Expect {
+    pub(crate) fn expect(&self, timeline: TimelineId) -> Expect {
         let system_id = Some(self.identity.system_id);
         Expect { geometry: self.identity.geometry, timeline, system_id }
     }

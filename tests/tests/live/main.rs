@@ -22,6 +22,7 @@ mod network;
 mod program;
 mod refusals;
 mod restart;
+mod restore_wal;
 mod service;
 mod shipping;
 mod shutdown;
