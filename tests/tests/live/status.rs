@@ -12,14 +12,14 @@ use super::common::{LIMIT, Must, Receiver, ReceiverOptions, scratch, server, ser
 use super::gaps::{forget, forgetful};
 use super::program::{ended, seawall};
 
-fn json(archive: &Path) -> serde_json::Value {
+pub(crate) fn json(archive: &Path) -> serde_json::Value {
     let status = ended(seawall(&["status", "--json", "--archive"]).arg(archive));
     status.is_well();
     serde_json::from_str(&status.stdout).must()
 }
 
 /// What status says, with what differs from run to run by name.
-fn text(archive: &Path, others: &[(&str, &str)]) -> String {
+pub(crate) fn text(archive: &Path, others: &[(&str, &str)]) -> String {
     let status = ended(seawall(&["status", "--archive"]).arg(archive));
     status.is_well();
     let system = json(archive)["system_identifier"].as_str().unwrap_or_default().to_owned();

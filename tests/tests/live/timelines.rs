@@ -11,6 +11,7 @@ use testkit::servers::{Server, StopMode};
 
 use super::common::{LIMIT, Must, Receiver, ReceiverOptions, lsn, scratch, server, server_flush};
 use super::program::{ended, fingerprint, receive};
+use super::status;
 
 const SIZE: SegmentSize = SegmentSize::MIN;
 
@@ -291,6 +292,17 @@ fn the_archive_is_ahead(online: bool) {
     waldump_reads(&archive, &standby, 1, begin, switch);
     waldump_reads(&archive, &standby, 2, switch, end);
     waldump_reads(&archive, &primary, 1, begin, ahead);
+    let timelines = status::json(&archive)["timelines"].clone();
+    assert_eq!(timelines[0]["lost_from"], switch.to_string(), "{timelines}");
+    assert_eq!(timelines[0]["to"], to.to_string(), "{timelines}");
+    assert_eq!(timelines[1]["parent"], 1, "{timelines}");
+    let text = status::text(&archive, &[]);
+    assert!(text.contains("\n            └ 2: LSN to LSN, "), "{text}");
+    assert!(
+        text.contains(", left 1 at LSN\nlost        timeline 1: LSN to LSN, which no"),
+        "{text}"
+    );
+    assert!(text.contains("\nnext        look for commits that the promoted server"), "{text}");
 
     // The old primary comes back, and knows nothing of it.
     primary.restart().must();
