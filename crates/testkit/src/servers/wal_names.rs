@@ -26,7 +26,7 @@ pub fn sparse_segments_before(dir: &Path, count: u64) -> Result<(), Error> {
     let name = first.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let start = segment_start(name, size).unwrap_or_default() / size;
     for number in start.saturating_sub(count)..start {
-        let (high, low) = (number * size >> 32, number * size % (1 << 32) / size);
+        let (high, low) = ((number * size) >> 32, number * size % (1 << 32) / size);
         let path = dir.join(format!("{}{high:08X}{low:08X}", name.get(..8).unwrap_or_default()));
         let made = File::create_new(&path).and_then(|file| file.set_len(size));
         made.map_err(Error::io("make", &path))?;
