@@ -17,6 +17,7 @@
 
 mod branch;
 mod catalogue;
+mod comparison;
 mod error;
 mod find;
 mod format;
@@ -31,6 +32,7 @@ mod survey;
 mod writer;
 
 pub use catalogue::{Catalogue, Missing, TimelineOverview};
+pub use comparison::{Comparison, Likeness};
 pub use error::ArchiveError;
 pub use find::{Found, FoundKind, Search, Target};
 pub use format::{Format, Identity};

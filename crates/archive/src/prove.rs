@@ -137,7 +137,7 @@ impl Catalogue {
         }
     }
 
-    fn expect(&self, timeline: TimelineId) -> Expect {
+    pub(crate) fn expect(&self, timeline: TimelineId) -> Expect {
         let system_id = Some(self.identity.system_id);
         Expect { geometry: self.identity.geometry, timeline, system_id }
     }

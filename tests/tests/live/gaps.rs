@@ -4,21 +4,21 @@
 use std::fs;
 use std::path::Path;
 
-use pg_types::{Lsn, SegmentSize};
+use pg_types::Lsn;
 use testkit::process::Stream;
 use testkit::servers::{Server, ServerOptions};
 
-use super::common::{LIMIT, Must, Receiver, ReceiverOptions, pg, scratch, server_flush};
+use super::common::{
+    LIMIT, Must, Receiver, ReceiverOptions, forgetful, pg, scratch, server_flush, small_segment_mb,
+};
 use super::program::{ended, seawall};
 
-const SIZE: SegmentSize = SegmentSize::MIN;
-
 /// A server that keeps no more WAL than it needs.
-fn forgetful(major: u32) -> Server {
-    let conf = ["wal_keep_size = 0", "max_wal_size = 2MB", "min_wal_size = 2MB", "fsync = off"];
-    let conf = conf.map(str::to_owned).to_vec();
-    Server::start(&pg(major), &ServerOptions { segment_size_mb: 1, conf, ..Default::default() })
-        .must()
+fn forgetful_server(major: u32) -> Server {
+    let conf = forgetful(major).into_iter().chain(["fsync = off".to_owned()]).collect();
+    let segment_size_mb = small_segment_mb(major);
+    let options = ServerOptions { segment_size_mb, conf, ..Default::default() };
+    Server::start(&pg(major), &options).must()
 }
 
 /// Makes WAL, and the server forget it; gives the oldest segment that it still has.
@@ -26,12 +26,21 @@ fn forget(server: &Server) -> Lsn {
     for _ in 0..4 {
         server.sql("DROP TABLE IF EXISTS t").must();
         server.sql("CREATE TABLE t AS SELECT generate_series(1, 60000) i").must();
+        if server.install().major == 10 {
+            server.sql("SELECT pg_switch_wal()").must();
+        }
         server.sql("CHECKPOINT").must();
     }
+    oldest_segment(server)
+}
+
+/// The oldest segment that a server has.
+pub(crate) fn oldest_segment(server: &Server) -> Lsn {
+    let size = u64::from(small_segment_mb(server.install().major)) << 20;
     let oldest = server.wal_segments().must().into_iter().map(|path| {
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
         let name = name.unwrap_or_default();
-        let start = testkit::servers::segment_start(&name, SIZE.bytes());
+        let start = testkit::servers::segment_start(&name, size);
         Lsn::new(start.unwrap_or_else(|| panic!("{name}")))
     });
     oldest.min().unwrap_or(Lsn::INVALID)
@@ -45,8 +54,8 @@ pub(crate) fn gaps(archive: &Path) -> Vec<serde_json::Value> {
     answer.stdout.lines().map(|line| serde_json::from_str(line).must()).collect()
 }
 
-fn a_gap_is_exact_and_streaming_goes_on(major: u32) {
-    let (server, dir) = (forgetful(major), scratch());
+pub(crate) fn a_gap_is_exact_and_streaming_goes_on(major: u32) {
+    let (server, dir) = (forgetful_server(major), scratch());
     let archive = dir.path().join("archive");
     let options = ReceiverOptions { slot: false, ..ReceiverOptions::default() };
     let mut receiver = Receiver::start(&server, &archive, &options);
@@ -102,7 +111,7 @@ fn a_gap_is_exact_and_streaming_goes_on_18() {
 
 #[test]
 fn a_slot_that_was_dropped_is_made_anew_and_the_gap_told() {
-    let (server, dir) = (forgetful(18), scratch());
+    let (server, dir) = (forgetful_server(18), scratch());
     let archive = dir.path().join("archive");
     let mut receiver = Receiver::start(&server, &archive, &ReceiverOptions::default());
     receiver.await_streaming(&server);
@@ -120,7 +129,7 @@ fn a_slot_that_was_dropped_is_made_anew_and_the_gap_told() {
 }
 
 fn an_invalidated_slot_is_made_anew(major: u32) {
-    let (server, dir) = (forgetful(major), scratch());
+    let (server, dir) = (forgetful_server(major), scratch());
     let archive = dir.path().join("archive");
     let mut receiver = Receiver::start(&server, &archive, &ReceiverOptions::default());
     receiver.await_streaming(&server);

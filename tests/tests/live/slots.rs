@@ -7,7 +7,7 @@ use testkit::servers::Server;
 
 use super::common::{
     LIMIT, Must, Receiver, ReceiverOptions, SLOT, compare_with_primary, lsn, pg, scratch, server,
-    server_flush,
+    server_flush, small_segment_mb,
 };
 use super::program::{Ended, ended, fingerprint, receive, seawall};
 
@@ -20,8 +20,8 @@ fn exists(server: &Server, name: &str) -> bool {
     server.sql(&count).must() == "1"
 }
 
-fn a_slots_life(major: u32) {
-    let server = server(major, 1, &[]);
+pub(crate) fn a_slots_life(major: u32) {
+    let server = server(major, small_segment_mb(major), &[]);
     slot(&server, &["read", "s"]).says(1, &["\"s\" doesn't exist"]);
     slot(&server, &["drop", "s"]).says(1, &["\"s\" doesn't exist"]);
     slot(&server, &["create", "s"]).is_well();
@@ -62,14 +62,13 @@ fn a_slot_is_made_read_and_dropped_18() {
 const ONLY_REPLICATION: &str = "local all postgres trust\n\
                                 host replication postgres 127.0.0.1/32 trust\n";
 
-#[test]
-fn only_replication_allowed_is_enough_to_stream_14() {
+pub(crate) fn only_replication_allowed_is_enough(major: u32) {
     let options = testkit::servers::ServerOptions {
         hba: Some(ONLY_REPLICATION.into()),
-        segment_size_mb: 1,
+        segment_size_mb: small_segment_mb(major),
         ..Default::default()
     };
-    let (server, scratch) = (Server::start(&pg(14), &options).must(), scratch());
+    let (server, scratch) = (Server::start(&pg(major), &options).must(), scratch());
     // Reading a slot takes a plain connection below 15; that it isn't allowed is said.
     slot(&server, &["create", "s"]).is_well();
     slot(&server, &["read", "s"]).says(1, &["pg_hba.conf"]);
@@ -81,6 +80,11 @@ fn only_replication_allowed_is_enough_to_stream_14() {
     receiver.await_flush(&server, end);
     compare_with_primary(&receiver.wal_dir(), &server, end);
     receiver.stop();
+}
+
+#[test]
+fn only_replication_allowed_is_enough_to_stream_14() {
+    only_replication_allowed_is_enough(14);
 }
 
 fn a_missing_slot_is_no_reason_to_make_one(major: u32) {

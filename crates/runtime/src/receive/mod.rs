@@ -1,5 +1,6 @@
 //! A receiver: sessions, one after another, until somebody stops it or it must stop itself.
 
+mod likeness;
 mod stream;
 
 use std::sync::Arc;
@@ -265,6 +266,12 @@ impl Receiver<'_> {
                 _ = shutdown.wait_for(|stop| *stop) => return Ok(Ended::Stopped(Lsn::INVALID)),
             }
         }
+        // What is asked of the server now may need the connection's place there.
+        drop(link);
+        tokio::select! {
+            result = self.second_look(&archive, timeline, proved, &writer) => result?,
+            _ = shutdown.wait_for(|stop| *stop) => return Ok(Ended::Stopped(Lsn::INVALID)),
+        }
         self.clear_up(&archive, timeline, &writer, observer)?;
         if let Err(SessionError::Refused { message, .. }) = &result
             && message.sqlstate == SqlState::UNDEFINED_FILE
@@ -331,6 +338,7 @@ impl Receiver<'_> {
         }
         if let Some(resume) = archive.resume(&branch, self.ended, self.rebuild)? {
             self.rebuild = false;
+            let resume = self.within_history(archive, facts, &branch, resume, observer).await?;
             self.look_at_slot(link, facts, resume.proved(), observer).await?;
             return Ok((branch, resume, None));
         }
@@ -417,11 +425,20 @@ impl Receiver<'_> {
         observer: &mut dyn Observer,
     ) -> Result<(), SessionError> {
         let size = facts.geometry.segment_size;
-        let Some(slot) = self.what.slot.as_ref().filter(|_| facts.version.major() >= 15) else {
-            return Ok(());
-        };
+        let Some(slot) = self.what.slot.as_ref() else { return Ok(()) };
         let name = slot.as_str();
-        match read_slot(link, &self.what.settings, facts.version, slot).await? {
+        let state = match read_slot(link, &self.what.settings, facts.version, slot).await {
+            // Below 15 it takes a plain connection, which may be refused; then nobody looks.
+            Err(AskError::Session(error))
+                if facts.version.major() < 15 && error.is_access_refused() =>
+            {
+                return Ok(());
+            }
+            state => state?,
+        };
+        match state {
+            // Streaming from it makes it keep WAL again, and what is missing is found there.
+            Some(SlotState { restart_lsn: None, .. }) if facts.version.major() < 15 => Ok(()),
             None => Err(SessionError::NoSlot { slot: name.to_owned() }),
             Some(SlotState { restart_lsn: None, .. }) => {
                 let note = format!(
