@@ -37,6 +37,7 @@ pub(crate) fn a_record_breaks_off(major: u32, segments: u64, bytes: u64) {
     let size = SegmentSize::new(u64::from(small_segment_mb(major)) << 20).must();
     let archive = dir.path().join("archive");
     let proxy = Proxy::start(primary.port()).must();
+    proxy.drop_words();
     let options = ReceiverOptions { port: Some(proxy.port()), ..ReceiverOptions::default() };
     let mut receiver = Receiver::start(&primary, &archive, &options);
     receiver.await_streaming(&primary);

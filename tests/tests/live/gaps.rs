@@ -1,11 +1,13 @@
 //! WAL that the server hasn't got any more: the gap is exact to the segment, recorded, alarmed, and
-//! streaming goes on behind it.
+//! streaming goes on behind it. All of it by way of a proxy that takes the words out of each error:
+//! what is decided is decided by SQLSTATE and state.
 
 use std::fs;
 use std::path::Path;
 
 use pg_types::Lsn;
 use testkit::process::Stream;
+use testkit::proxy::Proxy;
 use testkit::servers::{Server, ServerOptions};
 
 use super::common::{
@@ -46,6 +48,18 @@ pub(crate) fn oldest_segment(server: &Server) -> Lsn {
     oldest.min().unwrap_or(Lsn::INVALID)
 }
 
+/// A proxy before a server whose errors have no words.
+pub(crate) fn wordless(server: &Server) -> Proxy {
+    let proxy = Proxy::start(server.port()).must();
+    proxy.drop_words();
+    proxy
+}
+
+/// A receiver by way of such a proxy.
+fn by(proxy: &Proxy) -> ReceiverOptions {
+    ReceiverOptions { port: Some(proxy.port()), ..ReceiverOptions::default() }
+}
+
 /// The gaps that `seawall gaps --json` tells of.
 pub(crate) fn gaps(archive: &Path) -> Vec<serde_json::Value> {
     let mut command = seawall(&["gaps", "--json", "--archive"]);
@@ -56,8 +70,9 @@ pub(crate) fn gaps(archive: &Path) -> Vec<serde_json::Value> {
 
 pub(crate) fn a_gap_is_exact_and_streaming_goes_on(major: u32) {
     let (server, dir) = (forgetful_server(major), scratch());
+    let proxy = wordless(&server);
     let archive = dir.path().join("archive");
-    let options = ReceiverOptions { slot: false, ..ReceiverOptions::default() };
+    let options = ReceiverOptions { slot: false, ..by(&proxy) };
     let mut receiver = Receiver::start(&server, &archive, &options);
     receiver.await_streaming(&server);
     server.sql("CREATE TABLE u AS SELECT generate_series(1, 30000) i").must();
@@ -69,7 +84,7 @@ pub(crate) fn a_gap_is_exact_and_streaming_goes_on(major: u32) {
     assert!(oldest > before, "nothing was removed");
 
     let json = vec!["--json".to_owned()];
-    let options = ReceiverOptions { slot: false, extra: json, ..ReceiverOptions::default() };
+    let options = ReceiverOptions { slot: false, extra: json, ..by(&proxy) };
     let mut receiver = Receiver::start(&server, &archive, &options);
     receiver.await_streaming(&server);
     server.sql("CREATE TABLE v AS SELECT generate_series(1, 30000) i").must();
@@ -89,7 +104,7 @@ pub(crate) fn a_gap_is_exact_and_streaming_goes_on(major: u32) {
 
     // What is behind it is whole, and the next start finds it so.
     receiver.stop();
-    let options = ReceiverOptions { slot: false, ..ReceiverOptions::default() };
+    let options = ReceiverOptions { slot: false, ..by(&proxy) };
     let mut receiver = Receiver::start(&server, &archive, &options);
     receiver.await_streaming(&server);
     server.sql("INSERT INTO v VALUES (1)").must();
@@ -112,14 +127,15 @@ fn a_gap_is_exact_and_streaming_goes_on_18() {
 #[test]
 fn a_slot_that_was_dropped_is_made_anew_and_the_gap_told() {
     let (server, dir) = (forgetful_server(18), scratch());
+    let proxy = wordless(&server);
     let archive = dir.path().join("archive");
-    let mut receiver = Receiver::start(&server, &archive, &ReceiverOptions::default());
+    let mut receiver = Receiver::start(&server, &archive, &by(&proxy));
     receiver.await_streaming(&server);
     receiver.await_flush(&server, server_flush(&server));
     receiver.stop();
     server.sql("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots").must();
     let oldest = forget(&server);
-    let mut receiver = Receiver::start(&server, &archive, &ReceiverOptions::default());
+    let mut receiver = Receiver::start(&server, &archive, &by(&proxy));
     receiver.await_streaming(&server);
     receiver.await_flush(&server, server_flush(&server));
     let found = gaps(&archive);
@@ -130,8 +146,9 @@ fn a_slot_that_was_dropped_is_made_anew_and_the_gap_told() {
 
 fn an_invalidated_slot_is_made_anew(major: u32) {
     let (server, dir) = (forgetful_server(major), scratch());
+    let proxy = wordless(&server);
     let archive = dir.path().join("archive");
-    let mut receiver = Receiver::start(&server, &archive, &ReceiverOptions::default());
+    let mut receiver = Receiver::start(&server, &archive, &by(&proxy));
     receiver.await_streaming(&server);
     receiver.await_flush(&server, server_flush(&server));
     receiver.stop();
@@ -140,7 +157,7 @@ fn an_invalidated_slot_is_made_anew(major: u32) {
     let lost = "SELECT wal_status FROM pg_replication_slots";
     assert_eq!(server.sql(lost).must(), "lost");
 
-    let mut receiver = Receiver::start(&server, &archive, &ReceiverOptions::default());
+    let mut receiver = Receiver::start(&server, &archive, &by(&proxy));
     receiver.await_streaming(&server);
     server.sql("CREATE TABLE v(i int)").must();
     receiver.await_flush(&server, server_flush(&server));
@@ -178,8 +195,9 @@ fn an_invalidated_slot_is_made_anew_18() {
 #[test]
 fn a_slot_that_somebody_advanced_is_told_of() {
     let (server, dir) = (super::common::server(18, 1, &[]), scratch());
+    let proxy = wordless(&server);
     let archive = dir.path().join("archive");
-    let mut receiver = Receiver::start(&server, &archive, &ReceiverOptions::default());
+    let mut receiver = Receiver::start(&server, &archive, &by(&proxy));
     receiver.await_streaming(&server);
     receiver.await_flush(&server, server_flush(&server));
     receiver.stop();
@@ -187,7 +205,7 @@ fn a_slot_that_somebody_advanced_is_told_of() {
     let advance = "SELECT pg_replication_slot_advance(slot_name, pg_current_wal_flush_lsn()) \
                    FROM pg_replication_slots";
     server.sql(advance).must();
-    let mut receiver = Receiver::start(&server, &archive, &ReceiverOptions::default());
+    let mut receiver = Receiver::start(&server, &archive, &by(&proxy));
     receiver.running.wait_for_line("somebody else advanced it", LIMIT).must();
     // The server happens to have it still.
     receiver.await_streaming(&server);
@@ -196,11 +214,48 @@ fn a_slot_that_somebody_advanced_is_told_of() {
     assert_eq!(gaps(&archive), Vec::<serde_json::Value>::new());
 }
 
+/// The same, and the server has removed what it was let go of.
+fn a_slot_that_was_advanced_leaves_a_gap(major: u32) {
+    let (server, dir) = (forgetful_server(major), scratch());
+    let proxy = wordless(&server);
+    let archive = dir.path().join("archive");
+    let mut receiver = Receiver::start(&server, &archive, &by(&proxy));
+    receiver.await_streaming(&server);
+    let before = server_flush(&server);
+    receiver.await_flush(&server, before);
+    receiver.stop();
+    server.sql("CREATE TABLE u AS SELECT generate_series(1, 100000) i").must();
+    let advance = "SELECT pg_replication_slot_advance(slot_name, pg_current_wal_flush_lsn()) \
+                   FROM pg_replication_slots";
+    server.sql(advance).must();
+    let oldest = forget(&server);
+    assert!(oldest > before, "nothing was removed");
+    let mut receiver = Receiver::start(&server, &archive, &by(&proxy));
+    receiver.running.wait_for_line("somebody else advanced it", LIMIT).must();
+    receiver.await_streaming(&server);
+    receiver.await_flush(&server, server_flush(&server));
+    receiver.stop();
+    let found = gaps(&archive);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(found[0]["to"], oldest.to_string(), "{found:?}");
+}
+
+#[test]
+fn a_slot_that_was_advanced_leaves_a_gap_14() {
+    a_slot_that_was_advanced_leaves_a_gap(14);
+}
+
+#[test]
+fn a_slot_that_was_advanced_leaves_a_gap_18() {
+    a_slot_that_was_advanced_leaves_a_gap(18);
+}
+
 #[test]
 fn a_hole_that_nothing_explains_is_told() {
     let (server, dir) = (super::common::server(18, 1, &[]), scratch());
+    let proxy = wordless(&server);
     let archive = dir.path().join("archive");
-    let mut receiver = Receiver::start(&server, &archive, &ReceiverOptions::default());
+    let mut receiver = Receiver::start(&server, &archive, &by(&proxy));
     receiver.await_streaming(&server);
     server.sql("CREATE TABLE u AS SELECT generate_series(1, 100000) i").must();
     receiver.await_flush(&server, server_flush(&server));
@@ -215,7 +270,7 @@ fn a_hole_that_nothing_explains_is_told() {
     assert_eq!(found[0]["reason"], serde_json::Value::Null);
     // Streaming goes on at the archive's end; the server still has what is missing.
     let end = server_flush(&server);
-    let mut receiver = Receiver::start(&server, &archive, &ReceiverOptions::default());
+    let mut receiver = Receiver::start(&server, &archive, &by(&proxy));
     receiver.await_streaming(&server);
     receiver.await_flush(&server, end);
     receiver.running.wait_for_line("is missing, which was there before", LIMIT).must();

@@ -106,6 +106,7 @@ fn promotion(major: u32) {
     let (mut primary, dir) = (server(major, small_segment_mb(major), &[]), scratch());
     let archive = dir.path().join("archive");
     let proxy = Proxy::start(primary.port()).must();
+    proxy.drop_words();
     let options = ReceiverOptions { port: Some(proxy.port()), ..ReceiverOptions::default() };
     let mut receiver = Receiver::start(&primary, &archive, &options);
     receiver.await_streaming(&primary);

@@ -9,6 +9,7 @@ use super::common::{
     LIMIT, Must, Receiver, ReceiverOptions, SLOT, compare_with_primary, lsn, pg, scratch, server,
     server_flush, small_segment_mb,
 };
+use super::gaps::wordless;
 use super::program::{Ended, ended, fingerprint, receive, seawall};
 
 fn slot(server: &Server, args: &[&str]) -> Ended {
@@ -150,6 +151,34 @@ fn a_slot_that_somebody_else_uses_is_waited_for() {
     first.stop();
     let streams = "EXISTS (SELECT FROM pg_stat_replication WHERE application_name = 'second' \
                    AND state = 'streaming')";
+    server.wait_until("the second one to stream", Duration::from_secs(30), streams).must();
+    let (status, _) = second.stop(Signal::TERM, LIMIT).must();
+    assert!(status.success(), "{}", second.output_tail());
+}
+
+/// What a slot is like is known by SQLSTATEs, and said in our own words.
+#[test]
+fn slots_are_told_apart_without_the_servers_words() {
+    let (server, scratch) = (server(18, 1, &[]), scratch());
+    let proxy = wordless(&server);
+    let port = Some(proxy.port());
+    let archive = scratch.path().join("archive");
+    let conninfo = proxy.conninfo();
+    let receive = |slot: &str, more: &[&str]| {
+        let mut command = seawall(&["receive", "-d", &conninfo, "--slot", slot, "-A"]);
+        command.arg(&archive).args(more);
+        command
+    };
+    ended(&mut receive("gone", &[])).says(1, &["\"gone\" doesn't exist", "--create-slot"]);
+    slot(&server, &["create", "s"]).is_well();
+    ended(&mut receive("s", &["--create-slot"])).says(1, &["exists already", "--if-not-exists"]);
+    let options = ReceiverOptions { port, ..ReceiverOptions::default() };
+    let mut first = Receiver::start(&server, &scratch.path().join("first"), &options);
+    first.await_streaming(&server);
+    let mut second = Running::spawn(&mut receive(SLOT, &[]), "the second receiver").must();
+    second.wait_for_line("connecting again in", LIMIT).must();
+    first.stop();
+    let streams = "EXISTS (SELECT FROM pg_stat_replication WHERE state = 'streaming')";
     server.wait_until("the second one to stream", Duration::from_secs(30), streams).must();
     let (status, _) = second.stop(Signal::TERM, LIMIT).must();
     assert!(status.success(), "{}", second.output_tail());
