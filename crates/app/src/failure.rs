@@ -108,8 +108,9 @@ impl From<SessionError> for Failure {
                      and at the server's own copy with pg_waldump"
                 ),
             },
-            SessionError::Stopped(stop @ Stop::Diverged { .. }) => {
-                Self { exit: Exit::Diverged, message: format!("ALARM: {stop}") }
+            error @ (SessionError::Diverged { .. }
+            | SessionError::Stopped(Stop::Diverged { .. })) => {
+                Self { exit: Exit::Diverged, message: format!("ALARM: {error}") }
             }
             error => Self::failed(error),
         }

@@ -18,6 +18,7 @@
 mod absence;
 mod branch;
 mod catalogue;
+mod comparison;
 mod error;
 mod find;
 mod format;
@@ -34,6 +35,7 @@ mod writer;
 
 pub use absence::Absence;
 pub use catalogue::{Catalogue, Missing, TimelineOverview};
+pub use comparison::{Comparison, Likeness};
 pub use error::ArchiveError;
 pub use find::{Found, FoundKind, Search, Target};
 pub use format::{Format, Identity};

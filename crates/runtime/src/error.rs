@@ -1,6 +1,7 @@
 //! What ended a session, and what is done about it.
 
 use std::io;
+use std::path::PathBuf;
 
 use archive::{ArchiveError, Gap, Stop};
 use pg_types::{Lsn, TimelineId};
@@ -82,6 +83,32 @@ pub enum SessionError {
     /// The archive's writer stopped.
     #[error("{0}")]
     Stopped(Stop),
+    /// The server has other bytes than the archive for what is proved, and both hold.
+    #[error(
+        "the server's WAL differs from the archive's on timeline {timeline} from {at} on, and both \
+         are valid: this server has another history (a clone, or one restored from an old copy). \
+         The archive was left as it is{}",
+        kept_in(kept)
+    )]
+    Diverged {
+        /// The timeline that both have.
+        timeline: TimelineId,
+        /// The first byte that differs.
+        at: Lsn,
+        /// Where a piece of the server's WAL is, if there was room for it.
+        kept: Option<PathBuf>,
+    },
+    /// The server hasn't got all that is archived, and the same up to there.
+    #[error(
+        "the server's WAL ends at {server}, before the archive's end {archived}: a standby that \
+         hasn't got it yet is waited for; a primary has lost WAL that was archived"
+    )]
+    Behind {
+        /// The server's end.
+        server: Lsn,
+        /// The archive's.
+        archived: Lsn,
+    },
     /// The slot isn't there.
     #[error(
         "the replication slot \"{slot}\" doesn't exist on the server: WAL may be missing that it \
@@ -135,6 +162,11 @@ pub enum SessionError {
     },
 }
 
+fn kept_in(kept: &Option<PathBuf>) -> String {
+    let of = |path: &PathBuf| format!("; what the server has there is in {}", path.display());
+    kept.as_ref().map_or(String::new(), of)
+}
+
 impl From<AskError> for SessionError {
     fn from(error: AskError) -> Self {
         match error {
@@ -173,6 +205,7 @@ impl SessionError {
             | Self::ServerShutDown
             | Self::Protocol(_)
             | Self::Row(_)
+            | Self::Behind { .. }
             | Self::Gap(_)
             | Self::SlotLetGo { .. }
             | Self::SlotAgain

@@ -12,7 +12,7 @@ use super::common::disks::SmallDisk;
 use super::common::{
     LIMIT, Must, NAME, Receiver, ReceiverOptions, on_each_major, pg, scratch, server_flush,
 };
-use super::gaps::{forget, forgetful};
+use super::gaps::{forget, forgetful_server};
 use super::program::{ended, receive, seawall};
 
 /// As an administrator would set it up.
@@ -155,7 +155,7 @@ fn archive_faults(archive: &Path) -> Vec<String> {
 
 #[test]
 fn each_fault_of_an_archive_is_named() {
-    let (server, scratch) = (forgetful(18), scratch());
+    let (server, scratch) = (forgetful_server(18), scratch());
     let archive = scratch.path().join("archive");
     assert_eq!(archive_faults(&archive), ["archive: error"]);
     let proxy = Proxy::start(server.port()).must();
@@ -185,7 +185,7 @@ fn each_fault_of_an_archive_is_named() {
 
 #[test]
 fn a_receiver_that_lags_and_a_disk_that_fills_are_named() {
-    let (server, scratch) = (forgetful(18), scratch());
+    let (server, scratch) = (forgetful_server(18), scratch());
     let Some(mut disk) = SmallDisk::ext4(scratch.path().join("disk"), 20) else { return };
     let archive = disk.path().join("archive");
     let mut receiver = Receiver::start(&server, &archive, &ReceiverOptions::default());

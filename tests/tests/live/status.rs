@@ -9,7 +9,7 @@ use testkit::proxy::Proxy;
 use testkit::servers::StopMode;
 
 use super::common::{LIMIT, Must, Receiver, ReceiverOptions, scratch, server, server_flush};
-use super::gaps::{forget, forgetful};
+use super::gaps::{forget, forgetful_server};
 use super::program::{ended, seawall};
 
 pub(crate) fn json(archive: &Path) -> serde_json::Value {
@@ -152,7 +152,7 @@ fn every_state_says_what_it_is_and_what_is_next() {
 
 #[test]
 fn a_gap_says_what_is_next() {
-    let (server, dir) = (forgetful(18), scratch());
+    let (server, dir) = (forgetful_server(18), scratch());
     let archive = dir.path().join("archive");
     let options = ReceiverOptions { slot: false, ..ReceiverOptions::default() };
     let mut receiver = Receiver::start(&server, &archive, &options);

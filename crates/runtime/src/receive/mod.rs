@@ -1,6 +1,7 @@
 //! A receiver: sessions, one after another, until somebody stops it or it must stop itself.
 
 mod guard;
+mod likeness;
 mod slot;
 mod stream;
 
@@ -298,7 +299,8 @@ impl Receiver<'_> {
                 Look::TakeBack => SessionError::SlotAgain,
             }),
         };
-        // The server doesn't drop a slot that is streamed from.
+        // The server doesn't drop a slot that is streamed from, and what is asked of it below may
+        // need the connection's place.
         drop(link);
         if let Err(SessionError::SlotLetGo { retained }) = result {
             self.let_go(retained, observer).await;
@@ -308,6 +310,10 @@ impl Receiver<'_> {
         self.streamed |= self.progressed;
         if !stopped && !self.rest(&mut writer, disk, woken, shutdown, observer, &standing).await {
             return Ok(Ended::Stopped(Lsn::INVALID));
+        }
+        tokio::select! {
+            result = self.second_look(&archive, timeline, proved, &writer) => result?,
+            _ = shutdown.wait_for(|stop| *stop) => return Ok(Ended::Stopped(Lsn::INVALID)),
         }
         self.clear_up(&archive, timeline, &writer, observer)?;
         if let Err(SessionError::Refused { message, .. }) = &result
@@ -440,6 +446,7 @@ impl Receiver<'_> {
         if let Some(resume) = archive.resume(&branch, self.ended, self.rebuild)? {
             self.rebuild = false;
             self.take_back(link, facts, &resume, observer).await?;
+            let resume = self.within_history(archive, facts, &branch, resume, observer).await?;
             self.look_at_slot(link, facts, resume.proved(), observer).await?;
             return Ok((branch, resume, None));
         }
