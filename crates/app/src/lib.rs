@@ -4,14 +4,17 @@
 //! Decisions about WAL, the protocol or the archive aren't made here.
 
 mod archive_wal;
+mod backup;
 mod board;
 mod cli;
 mod connect;
 mod failure;
 mod find;
 mod gaps;
+mod list;
 mod observer;
 mod receive;
+mod restore;
 mod restore_wal;
 mod slot;
 mod status;
@@ -27,6 +30,9 @@ pub use failure::{Exit, Failure};
 pub fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         cli::Command::Receive(args) => receive::run(&args),
+        cli::Command::Backup(args) => backup::run(&args),
+        cli::Command::Restore(args) => restore::run(&args),
+        cli::Command::List(args) => list::run(&args),
         cli::Command::ArchiveWal(args) => archive_wal::run(&args),
         cli::Command::RestoreWal(args) => restore_wal::run(&args),
         cli::Command::Find(args) => find::run(&args),

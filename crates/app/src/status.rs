@@ -72,17 +72,7 @@ impl Status {
     }
 
     fn as_json(&self) -> Value {
-        let timelines = self.timelines.iter().map(|timeline| {
-            json!({
-                "timeline": timeline.timeline.as_u32(),
-                "from": timeline.from.to_string(),
-                "to": timeline.to.to_string(),
-                "segments": timeline.segments,
-                "parent": timeline.parent.map(|(parent, _)| parent.as_u32()),
-                "begins_at": timeline.parent.map(|(_, at)| at.to_string()),
-                "lost_from": timeline.lost_from.map(|at| at.to_string()),
-            })
-        });
+        let timelines = self.timelines.iter().map(timeline_as_json);
         let missing = self.missing.iter().map(crate::gaps::as_json);
         json!({
             "archive": self.archive,
@@ -115,20 +105,7 @@ impl Status {
             }
         }
         for timeline in &self.timelines {
-            let segments = timeline.segments;
-            let plural = if segments == 1 { "" } else { "s" };
-            _ = write!(
-                text,
-                "timeline {:<2} {} to {}, {segments} segment{plural}",
-                timeline.timeline, timeline.from, timeline.to
-            );
-            if let Some((parent, at)) = timeline.parent {
-                _ = write!(text, ", begins at {at} of timeline {parent}");
-            }
-            if let Some(lost) = timeline.lost_from {
-                _ = write!(text, "; ALARM: what follows {lost} is a lost branch");
-            }
-            text.push('\n');
+            _ = writeln!(text, "{}", timeline_as_text(timeline));
         }
         if self.timelines.is_empty() {
             text.push_str("timelines   no WAL is archived yet\n");
@@ -142,6 +119,37 @@ impl Status {
         _ = writeln!(text, "to restore  {}", self.restore_command());
         text
     }
+}
+
+/// What is archived of a timeline, for programs.
+pub(crate) fn timeline_as_json(timeline: &TimelineOverview) -> Value {
+    json!({
+        "timeline": timeline.timeline.as_u32(),
+        "from": timeline.from.to_string(),
+        "to": timeline.to.to_string(),
+        "segments": timeline.segments,
+        "parent": timeline.parent.map(|(parent, _)| parent.as_u32()),
+        "begins_at": timeline.parent.map(|(_, at)| at.to_string()),
+        "lost_from": timeline.lost_from.map(|at| at.to_string()),
+    })
+}
+
+/// The same for people.
+pub(crate) fn timeline_as_text(timeline: &TimelineOverview) -> String {
+    let segments = timeline.segments;
+    let plural = if segments == 1 { "" } else { "s" };
+    let mut text = format!(
+        "timeline {:<2} {} to {}, {segments} segment{plural}",
+        timeline.timeline, timeline.from, timeline.to
+    );
+    // Writing to a string doesn't fail.
+    if let Some((parent, at)) = timeline.parent {
+        _ = write!(text, ", begins at {at} of timeline {parent}");
+    }
+    if let Some(lost) = timeline.lost_from {
+        _ = write!(text, "; ALARM: what follows {lost} is a lost branch");
+    }
+    text
 }
 
 /// What a running receiver says of itself.

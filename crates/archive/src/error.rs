@@ -49,7 +49,9 @@ pub enum ArchiveError {
         timeline: TimelineId,
     },
     /// A position isn't archived.
-    #[error("the WAL of timeline {timeline} at {at} isn't archived; `seawall status` tells what is")]
+    #[error(
+        "the WAL of timeline {timeline} at {at} isn't archived; `seawall status` tells what is"
+    )]
     NoWalAt {
         /// On which timeline, or one that it comes from.
         timeline: TimelineId,

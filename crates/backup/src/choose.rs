@@ -66,7 +66,8 @@ pub fn choose<'a>(
         };
         let within = backup.start.lsn..Lsn::MAX;
         let search = catalogue.find_within(branch, survey, within, &wanted)?;
-        let stops = |found: &Found| if target.stops_before(inclusive) { found.lsn } else { found.end };
+        let stops =
+            |found: &Found| if target.stops_before(inclusive) { found.lsn } else { found.end };
         match search.found {
             Some(found) if stops(&found) >= window.from => {
                 return Ok(Chosen { backup, window, found: Some(found) });
@@ -146,7 +147,9 @@ impl Target {
                 let time = window.from_time.map(show).unwrap_or_default();
                 format!("--target-time '{time}'")
             }
-            (_, true) => format!("--target-lsn {from}, or --target-immediate with --backup {}", backup.id),
+            (_, true) => {
+                format!("--target-lsn {from}, or --target-immediate with --backup {}", backup.id)
+            }
             (Self::Time(_), false) if window.to_time.is_some() => {
                 let before = window.to_time.map(|time| TimestampTz(time.0.saturating_sub(1)));
                 let time = before.map(show).unwrap_or_default();

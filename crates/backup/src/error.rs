@@ -65,7 +65,9 @@ pub enum BackupError {
         why: String,
     },
     /// A recovery target that can't be reached.
-    #[error("{target} can't be reached on timeline {timeline}: {why}; the nearest possible is {nearest}")]
+    #[error(
+        "{target} can't be reached on timeline {timeline}: {why}; the nearest possible is {nearest}"
+    )]
     Unreachable {
         /// The target, as it was given.
         target: String,
@@ -85,7 +87,9 @@ pub enum BackupError {
         why: String,
     },
     /// WAL that a backup needs isn't whole.
-    #[error("the WAL that the backup needs isn't whole: it is proved up to {proved}, and needed up to {needed}")]
+    #[error(
+        "the WAL that the backup needs isn't whole: it is proved up to {proved}, and needed up to {needed}"
+    )]
     WalMissing {
         /// What is proved.
         proved: Lsn,

@@ -44,8 +44,15 @@ pub struct Intake {
 /// What is coming in.
 enum Open {
     Nothing,
-    Archive { place: usize, file: NewFile, tar: Reader, unsynced: u64 },
+    Archive(Box<OpenArchive>),
     Manifest,
+}
+
+struct OpenArchive {
+    place: usize,
+    file: NewFile,
+    tar: Reader,
+    unsynced: u64,
 }
 
 /// What was taken in, and holds.
@@ -96,7 +103,8 @@ impl Intake {
         };
         let file = self.directory.create(Path::new(&tar_name(*oid)))?;
         self.files.tablespace = *oid;
-        self.open = Open::Archive { place, file, tar: Reader::new(), unsynced: 0 };
+        let open = OpenArchive { place, file, tar: Reader::new(), unsynced: 0 };
+        self.open = Open::Archive(Box::new(open));
         Ok(())
     }
 
@@ -126,13 +134,13 @@ impl Intake {
                 }
                 self.manifest.extend_from_slice(bytes);
             }
-            Open::Archive { file, tar, unsynced, .. } => {
-                tar.feed(bytes, &mut self.files)?;
-                file.write(bytes)?;
-                *unsynced += bytes.len() as u64;
-                if *unsynced >= SYNC_EVERY_BYTES {
-                    *unsynced = 0;
-                    self.syncer.sync(file.again()?);
+            Open::Archive(open) => {
+                open.tar.feed(bytes, &mut self.files)?;
+                open.file.write(bytes)?;
+                open.unsynced += bytes.len() as u64;
+                if open.unsynced >= SYNC_EVERY_BYTES {
+                    open.unsynced = 0;
+                    self.syncer.sync(open.file.again()?);
                 }
             }
         }
@@ -140,9 +148,8 @@ impl Intake {
     }
 
     fn end(&mut self) -> Result<(), BackupError> {
-        if let Open::Archive { place, mut file, tar, .. } =
-            std::mem::replace(&mut self.open, Open::Nothing)
-        {
+        if let Open::Archive(open) = std::mem::replace(&mut self.open, Open::Nothing) {
+            let OpenArchive { place, mut file, tar, .. } = *open;
             let mut bytes = tar.position();
             if !tar.finish()? {
                 file.write(&TAR_END)?;
@@ -182,7 +189,9 @@ impl Intake {
         let wal = if manifest_of_server {
             let manifest = Manifest::parse(&self.manifest)?;
             if manifest.system_identifier.is_some_and(|id| id != system_identifier) {
-                return Err(BackupError::NotABackup("its manifest is another cluster's".to_owned()));
+                return Err(BackupError::NotABackup(
+                    "its manifest is another cluster's".to_owned(),
+                ));
             }
             compare(&self.files.sums, &manifest.files)?;
             manifest.wal
@@ -208,10 +217,8 @@ fn compare(
     received: &BTreeMap<EntryPath, ManifestFile>,
     listed: &BTreeMap<EntryPath, ManifestFile>,
 ) -> Result<(), BackupError> {
-    let wrong = |path: &EntryPath, what: String| BackupError::NotAsListed {
-        path: path.clone(),
-        what,
-    };
+    let wrong =
+        |path: &EntryPath, what: String| BackupError::NotAsListed { path: path.clone(), what };
     for (path, file) in received {
         match listed.get(path) {
             None => return Err(wrong(path, "it isn't listed".to_owned())),
@@ -282,8 +289,7 @@ impl tar::Visitor for Files {
             None => entry.path.clone(),
         };
         if let EntryKind::File { size } = entry.kind {
-            self.capture =
-                (path.is(label::NAME) || path.is(PG_CONTROL)).then(Vec::new);
+            self.capture = (path.is(label::NAME) || path.is(PG_CONTROL)).then(Vec::new);
             self.current = Some((path, size, Hasher::new(self.algorithm)));
         }
         Ok(())

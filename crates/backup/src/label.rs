@@ -26,9 +26,8 @@ impl BackupLabel {
     #[must_use]
     pub fn parse(content: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(content).ok()?;
-        let value = |name: &str| {
-            text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
-        };
+        let value =
+            |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
         let start = value("START WAL LOCATION")?.split_once(" (file ")?.0;
         let timeline = match value("START TIMELINE") {
             Some(text) => Some(TimelineId::new(text.trim().parse().ok()?)?),

@@ -96,7 +96,9 @@ impl Backups {
     fn ids(&self) -> Result<Vec<String>, DiskError> {
         match self.tree.names(Path::new(Layout::BACKUPS)) {
             Err(error) if error.kind() == disk::ErrorKind::NotFound => Ok(Vec::new()),
-            names => Ok(names?.into_iter().filter_map(|name| name.to_str().map(str::to_owned)).collect()),
+            names => {
+                Ok(names?.into_iter().filter_map(|name| name.to_str().map(str::to_owned)).collect())
+            }
         }
     }
 
@@ -191,7 +193,9 @@ mod tests {
         let files = RealFiles::new(dir.path().to_owned());
         let open = || Backups::open(dir.path()).unwrap();
         let held = open().hold(&files, "one").unwrap();
-        assert!(matches!(open().hold(&files, "two"), Err(BackupError::Locked { holder }) if holder == "one"));
+        assert!(
+            matches!(open().hold(&files, "two"), Err(BackupError::Locked { holder }) if holder == "one")
+        );
         let (first, tree) = held.begin("t").unwrap();
         tree.create(Path::new("base.tar")).unwrap().write(b"x").unwrap();
         let (second, _) = held.begin("t").unwrap();

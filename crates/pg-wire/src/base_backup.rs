@@ -154,12 +154,14 @@ impl BackupArchive {
     /// # Errors
     /// Rows that aren't it.
     pub fn from_rows(rows: &Rows) -> Result<Vec<Self>, RowError> {
-        RowReader::each("the backup's tablespaces", rows, 3)?.map(|row| {
-            let oid = row.optional(0, "a tablespace's oid", |text| text.parse().ok())?;
-            let location = row.optional(1, "a path in UTF-8", |text| Some(text.to_owned()))?;
-            let kilobytes: Option<u64> = row.optional(2, "a size", |text| text.parse().ok())?;
-            Ok(Self { oid, location, bytes: kilobytes.unwrap_or(0).saturating_mul(1024) })
-        }).collect()
+        RowReader::each("the backup's tablespaces", rows, 3)?
+            .map(|row| {
+                let oid = row.optional(0, "a tablespace's oid", |text| text.parse().ok())?;
+                let location = row.optional(1, "a path in UTF-8", |text| Some(text.to_owned()))?;
+                let kilobytes: Option<u64> = row.optional(2, "a size", |text| text.parse().ok())?;
+                Ok(Self { oid, location, bytes: kilobytes.unwrap_or(0).saturating_mul(1024) })
+            })
+            .collect()
     }
 }
 
@@ -224,7 +226,12 @@ mod tests {
                 BaseBackup { label: &label, fast, max_rate_kb, manifest_checksums: "CRC32C" };
             assert_eq!(backup.command(ServerVersion::from_num(num)), expect);
         };
-        check(120_022, true, None, "BASE_BACKUP LABEL 'it''s \\ a label' PROGRESS FAST NOWAIT TABLESPACE_MAP");
+        check(
+            120_022,
+            true,
+            None,
+            "BASE_BACKUP LABEL 'it''s \\ a label' PROGRESS FAST NOWAIT TABLESPACE_MAP",
+        );
         check(
             140_023,
             false,

@@ -69,8 +69,7 @@ pub(crate) struct Transfer {
 
 impl Transfer {
     pub(crate) fn new(version: ServerVersion) -> Self {
-        let copy =
-            if is_one_copy(version) { BackupCopy::WithKinds } else { BackupCopy::Bare };
+        let copy = if is_one_copy(version) { BackupCopy::WithKinds } else { BackupCopy::Bare };
         Self {
             copy,
             phase: Phase::Start,

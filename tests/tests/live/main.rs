@@ -7,6 +7,7 @@
 mod common;
 
 mod alignment;
+mod backup;
 mod connecting;
 mod decoding;
 mod disk_full;

@@ -79,7 +79,8 @@ impl Destination {
             if !backup.tablespaces.iter().any(|known| Path::new(&known.location) == old) {
                 let known: Vec<&str> =
                     backup.tablespaces.iter().map(|known| known.location.as_str()).collect();
-                let why = format!("the backup has no tablespace there; it has [{}]", known.join(", "));
+                let why =
+                    format!("the backup has no tablespace there; it has [{}]", known.join(", "));
                 return Err(refused(old, why));
             }
         }
@@ -184,7 +185,10 @@ impl Destination {
         for path in self.others().chain([self.data.as_path()]) {
             let real = real(path);
             if real.starts_with(&archive) || archive.starts_with(&real) {
-                return Err(refused(path, format!("it and the archive {} lie in one another", archive.display())));
+                return Err(refused(
+                    path,
+                    format!("it and the archive {} lie in one another", archive.display()),
+                ));
             }
         }
         Ok(())

@@ -98,7 +98,8 @@ impl Restored {
         }
         self.data.rename(Path::new(CONTROL_UNDER_WAY), Path::new(PG_CONTROL))?;
         self.data.sync_dir(Path::new("global"))?;
-        if let Some(parent) = self.data.path().canonicalize().ok().as_deref().and_then(Path::parent) {
+        if let Some(parent) = self.data.path().canonicalize().ok().as_deref().and_then(Path::parent)
+        {
             // Who may not read that directory hasn't made anything in it.
             if let Ok(parent) = Tree::open(parent, Readers::Owner) {
                 parent.sync_dir(Path::new(""))?;
@@ -144,7 +145,11 @@ impl Places {
     }
 
     /// The directory that a path of an archive is in, and the path there.
-    fn tree<'a>(&self, archive: Option<u32>, path: &'a EntryPath) -> Result<(&Tree, &'a Path), BackupError> {
+    fn tree<'a>(
+        &self,
+        archive: Option<u32>,
+        path: &'a EntryPath,
+    ) -> Result<(&Tree, &'a Path), BackupError> {
         let tree = match archive {
             Some(oid) => self.others.iter().find(|(other, _)| *other == oid).map(|(_, tree)| tree),
             None => match (&self.wal, path.as_path().strip_prefix("pg_wal")) {

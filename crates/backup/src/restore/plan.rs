@@ -78,7 +78,8 @@ impl Scan<'_> {
         let file = backup.open_file(Path::new(&tar_name(self.archive)))?;
         let len = file.len()?;
         if len != bytes {
-            let what = format!("{} has {len} bytes, and should have {bytes}", tar_name(self.archive));
+            let what =
+                format!("{} has {len} bytes, and should have {bytes}", tar_name(self.archive));
             return Err(BackupError::NotABackup(what));
         }
         let (mut reader, mut header) = (Reader::new(), [0; BLOCK]);
@@ -114,10 +115,14 @@ impl tar::Visitor for Scan<'_> {
                     return Err(wrong("it isn't listed".to_owned()));
                 };
                 if file.size != size {
-                    return Err(wrong(format!("it has {size} bytes, and should have {}", file.size)));
+                    return Err(wrong(format!(
+                        "it has {size} bytes, and should have {}",
+                        file.size
+                    )));
                 }
                 self.listed += 1;
-                let skipped = SIGNALS.iter().any(|signal| whole.is(signal)) || whole.is(TABLESPACE_MAP);
+                let skipped =
+                    SIGNALS.iter().any(|signal| whole.is(signal)) || whole.is(TABLESPACE_MAP);
                 if !skipped {
                     self.plan.jobs.push(Job { archive, path, at, file: file.clone() });
                 }

@@ -118,9 +118,8 @@ impl Entry {
     /// If it is none, or of something that no backup has.
     pub fn parse(header: &[u8; BLOCK]) -> Result<Self, TarError> {
         let field = |range: std::ops::Range<usize>| header.get(range).unwrap_or_default();
-        let blanked = |(at, byte): (usize, &u8)| {
-            u64::from(if SUM.contains(&at) { b' ' } else { *byte })
-        };
+        let blanked =
+            |(at, byte): (usize, &u8)| u64::from(if SUM.contains(&at) { b' ' } else { *byte });
         let sum: u64 = header.iter().enumerate().map(blanked).sum();
         if field(MAGIC) != b"ustar" || octal(field(SUM)) != Some(sum) {
             return Err(TarError::NotAHeader);

@@ -19,8 +19,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 pub use self::files::RealFiles;
-pub use self::tree::{NewFile, OldFile, Readers, Tree};
 use self::sys::{OpenFile, too_long};
+pub use self::tree::{NewFile, OldFile, Readers, Tree};
 use crate::{
     Access, AlignedBuf, Completion, Disk, DiskError, ErrorKind, Failure, FileId, Files, Lane, Lock,
     LockError, Op, OpId, Outcome, ReadAt,

@@ -116,11 +116,8 @@ impl Tree {
     /// If it can't be created.
     pub fn create(&self, path: &Path) -> Result<NewFile, DiskError> {
         let (parent, name) = self.parent(path)?;
-        let flags = OFlags::WRONLY
-            | OFlags::CREATE
-            | OFlags::EXCL
-            | OFlags::NOFOLLOW
-            | OFlags::CLOEXEC;
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let error = |errno| self.error("create", path, errno);
         let file = rustix::fs::openat(&parent, name, flags, self.access.file()).map_err(error)?;
         if self.access == Readers::Group {

@@ -40,6 +40,8 @@ pub struct Receive {
     pub create_slot: bool,
     /// Whether it may be there already.
     pub if_not_exists: bool,
+    /// Where a new archive begins, if somebody else has the server keep WAL from here on.
+    pub start_position: Option<Lsn>,
     /// End when everything before this is durable.
     pub end_position: Option<Lsn>,
     /// Whether to connect again after a failure.
@@ -356,7 +358,10 @@ impl Receiver<'_> {
                 }
             }
         };
-        let begins = start_from(slot.as_ref(), &facts.system, &branch);
+        let begins = match self.what.start_position {
+            Some(kept) => StartFrom::Slot(kept),
+            None => start_from(slot.as_ref(), &facts.system, &branch),
+        };
         let resume = archive.begin(&branch, begins.lsn());
         Ok((branch, resume, Some(begins)))
     }
