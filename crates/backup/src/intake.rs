@@ -81,12 +81,13 @@ impl Intake {
         algorithm: Algorithm,
     ) -> Result<Self, BackupError> {
         let bytes = vec![None; archives.len()];
+        let oids = archives.iter().copied().flatten().collect();
         Ok(Self {
             directory,
             archives,
             bytes,
             open: Open::Nothing,
-            files: Files::new(algorithm),
+            files: Files::new(algorithm, oids),
             manifest: Vec::new(),
             syncer: Syncer::start()?,
         })
@@ -241,6 +242,9 @@ fn compare(
 /// The sums of the files that went by, and the content of those few that are looked into.
 struct Files {
     algorithm: Algorithm,
+    /// The tablespaces there are.
+    oids: Vec<u32>,
+    /// The one whose tar file it is.
     tablespace: Option<u32>,
     sums: BTreeMap<EntryPath, ManifestFile>,
     current: Option<(EntryPath, u64, Hasher)>,
@@ -250,9 +254,10 @@ struct Files {
 }
 
 impl Files {
-    fn new(algorithm: Algorithm) -> Self {
+    fn new(algorithm: Algorithm, oids: Vec<u32>) -> Self {
         Self {
             algorithm,
+            oids,
             tablespace: None,
             sums: BTreeMap::new(),
             current: None,
@@ -288,6 +293,10 @@ impl tar::Visitor for Files {
             Some(oid) => entry.path.in_tablespace(oid),
             None => entry.path.clone(),
         };
+        if entry.kind == EntryKind::Link && !path.is_link_of(&self.oids) {
+            let what = "it is a link, and not a tablespace's".to_owned();
+            return Err(BackupError::NotAsListed { path, what });
+        }
         if let EntryKind::File { size } = entry.kind {
             self.capture = (path.is(label::NAME) || path.is(PG_CONTROL)).then(Vec::new);
             self.current = Some((path, size, Hasher::new(self.algorithm)));

@@ -49,6 +49,12 @@ impl Link {
         })
     }
 
+    /// Says good-bye, as far as the socket takes it.
+    pub fn close(&mut self) {
+        self.connection.terminate();
+        _ = self.transmit();
+    }
+
     /// Sends a command and waits for its answer.
     ///
     /// # Errors

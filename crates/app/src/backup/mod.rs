@@ -3,13 +3,15 @@
 mod wal;
 
 use std::io::{self, Write};
+use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use archive::{Archive, ArchiveError, Catalogue};
-use backup::{Backups, Description, Held, Point, TablespaceArchive, Taken};
+use backup::{BackupError, Backups, Description, Held, Point, TablespaceArchive, Taken};
 use disk::{Files, RealFiles};
 use jiff::Timestamp;
-use pg_wire::base_backup::{BackupPoint, BaseBackup, has_manifest};
+use pg_wire::base_backup::{BackupArchive, BackupPoint, BaseBackup, MAX_LINK_LEN, has_manifest};
 use pg_wire::command::{self, SlotName};
 use pg_wire::row::show_value;
 use pg_wire::settings::ConnectionSettings;
@@ -24,6 +26,11 @@ use crate::{Failure, connect, terminal};
 
 /// The name that the server knows it by.
 const APPLICATION_NAME: &str = "seawall backup";
+/// The first major version whose tablespace_map has the tablespaces within the data directory.
+const MAP_HAS_ALL_SINCE_MAJOR: u32 = 16;
+/// Nothing is streamed on this connection.
+const TIMING: Timing =
+    Timing { status_interval: Duration::ZERO, wal_sender_timeout: Duration::ZERO };
 
 pub(crate) fn run(args: &BackupArgs) -> Result<(), Failure> {
     let log = start_log(args.talk, args.json);
@@ -64,13 +71,9 @@ async fn take(
     shutdown: Shutdown,
     log: &Log,
 ) -> Result<Description, Failure> {
-    let timing = Timing {
-        status_interval: std::time::Duration::ZERO,
-        wal_sender_timeout: std::time::Duration::ZERO,
-    };
     let mut stop = shutdown.clone();
     let (mut link, facts) = tokio::select! {
-        connected = runtime::connect(settings, timing) => connected?,
+        connected = runtime::connect(settings, TIMING) => connected?,
         _ = stop.changed() => return Err(stopped()),
     };
     let about = |failure: Failure| failure.of(&format!("the archive {}", args.archive.display()));
@@ -141,19 +144,32 @@ struct Job<'a> {
 /// Passes bytes on to where they are kept.
 struct Keep(backup::Intake);
 
+/// Why bytes aren't kept.
+enum NotTaken {
+    Refused(BackupError),
+    /// The server is about to fail, since a link doesn't fit into a tar file.
+    LongLink,
+}
+
+impl From<BackupError> for NotTaken {
+    fn from(error: BackupError) -> Self {
+        Self::Refused(error)
+    }
+}
+
 impl runtime::Intake for Keep {
-    type Error = backup::BackupError;
+    type Error = NotTaken;
 
     fn archive(&mut self, place: usize) -> Result<(), Self::Error> {
-        self.0.begin_archive(place)
+        Ok(self.0.begin_archive(place)?)
     }
 
     fn manifest(&mut self) -> Result<(), Self::Error> {
-        self.0.begin_manifest()
+        Ok(self.0.begin_manifest()?)
     }
 
     fn data(&mut self, bytes: &[u8]) -> Result<(), Self::Error> {
-        self.0.data(bytes)
+        Ok(self.0.data(bytes)?)
     }
 }
 
@@ -202,7 +218,7 @@ impl Job<'_> {
             Some(TablespaceArchive { oid: archive.oid?, location, bytes: *bytes })
         });
         let base = archives.iter().zip(&taken.bytes).find(|(archive, _)| archive.oid.is_none());
-        let damage = damaged.iter().map(|message| message.to_string());
+        let damage = damaged.iter().map(ToString::to_string);
         let damage =
             damage.chain(damaged.iter().flat_map(|_| warnings.iter().map(ToString::to_string)));
         let Taken { label, files, manifest_of_server, .. } = &taken;
@@ -230,43 +246,77 @@ impl Job<'_> {
         Ok(backup)
     }
 
+    /// Receives it: from 16 on with a map of the tablespaces, before that with their links, since
+    /// the map leaves out those within the data directory; unless a link is too long for that.
     async fn receive(
         &self,
         link: &mut Link,
         directory: disk::Tree,
         shutdown: &mut Shutdown,
     ) -> Result<BackupReceived<Keep>, Failure> {
-        let algorithm = self.args.manifest_checksums;
         let version = self.facts.version;
+        if !has_manifest(version) {
+            tracing::info!("this server sends no manifest: one is made of what is received");
+        }
+        if version.major() < MAP_HAS_ALL_SINCE_MAJOR {
+            match self.receive_with(link, &directory, shutdown, false).await {
+                Ok(received) => return Ok(received),
+                Err(BackupFailure::Intake(NotTaken::LongLink)) => {}
+                Err(failure) => return Err(failed(failure)),
+            }
+            tracing::info!("a tablespace's path is too long for a link: the backup begins again");
+            link.close();
+            *link = runtime::connect(self.settings, TIMING).await?.0;
+            keep_wal(link, version, &slot_name()).await?;
+        }
+        self.receive_with(link, &directory, shutdown, true).await.map_err(failed)
+    }
+
+    async fn receive_with(
+        &self,
+        link: &mut Link,
+        directory: &disk::Tree,
+        shutdown: &mut Shutdown,
+        tablespace_map: bool,
+    ) -> Result<BackupReceived<Keep>, BackupFailure<NotTaken>> {
+        let algorithm = self.args.manifest_checksums;
         let command = BaseBackup {
             label: &self.args.label,
             fast: self.args.checkpoint == Checkpoint::Fast,
             max_rate_kb: self.args.max_rate,
+            tablespace_map,
             manifest_checksums: algorithm.name(),
         };
-        let command = command.command(version);
-        if !has_manifest(version) {
-            tracing::info!("this server sends no manifest: one is made of what is received");
-        }
-        let begin = |_: &BackupPoint, archives: &[pg_wire::base_backup::BackupArchive]| {
+        let command = command.command(self.facts.version);
+        let begin = |_: &BackupPoint, archives: &[BackupArchive]| {
+            let long = |path: &String| path.len() > MAX_LINK_LEN;
+            if !tablespace_map && archives.iter().any(|a| a.location.as_ref().is_some_and(long)) {
+                return Err(NotTaken::LongLink);
+            }
             let oids = archives.iter().map(|archive| archive.oid).collect();
-            backup::Intake::new(directory, oids, algorithm).map(Keep)
+            let directory = directory.below(Path::new("")).map_err(BackupError::from)?;
+            Ok(Keep(backup::Intake::new(directory, oids, algorithm)?))
         };
         if self.args.progress {
             tracing::info!("waiting for the server's checkpoint");
         }
         let mut progress = Progress::new(self.args.progress);
-        let received =
-            base_backup(link, (&command, version), begin, shutdown, &mut |done, total| {
-                progress.show(done, total);
-            })
-            .await;
+        let mut show = |done, total| progress.show(done, total);
+        let version = self.facts.version;
+        let received = base_backup(link, (&command, version), begin, shutdown, &mut show).await;
         progress.end();
-        received.map_err(|failure| match failure {
-            BackupFailure::Session(error) => error.into(),
-            BackupFailure::Intake(error) => error.into(),
-            BackupFailure::Stopped => stopped(),
-        })
+        received
+    }
+}
+
+fn failed(failure: BackupFailure<NotTaken>) -> Failure {
+    match failure {
+        BackupFailure::Session(error) => error.into(),
+        BackupFailure::Intake(NotTaken::Refused(error)) => error.into(),
+        BackupFailure::Intake(NotTaken::LongLink) => {
+            Failure::failed("a tablespace's path is too long for a link in a tar file")
+        }
+        BackupFailure::Stopped => stopped(),
     }
 }
 
@@ -282,7 +332,7 @@ fn text(at: Timestamp) -> String {
 struct Progress {
     wanted: bool,
     live: bool,
-    shown: Option<std::time::Instant>,
+    shown: Option<Instant>,
 }
 
 impl Progress {
@@ -291,12 +341,12 @@ impl Progress {
     }
 
     fn show(&mut self, done: u64, total: u64) {
-        let often = std::time::Duration::from_secs(if self.live { 0 } else { 5 });
+        let often = Duration::from_secs(if self.live { 0 } else { 5 });
         let recently = self.shown.is_some_and(|shown| shown.elapsed() < often);
         if !self.wanted || recently {
             return;
         }
-        self.shown = Some(std::time::Instant::now());
+        self.shown = Some(Instant::now());
         // The server's total is an estimate from before.
         let total = total.max(done).max(1);
         let percent = done as f64 * 100.0 / total as f64;

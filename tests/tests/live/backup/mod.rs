@@ -1,7 +1,12 @@
 //! `seawall backup`, `restore` and `list`, with real servers: what was taken is given back, to the
 //! commit that was asked for, or refused before anything is written.
 
+mod kills;
+mod refusals;
 mod roundtrip;
+mod standbys;
+mod targets;
+mod zero_loss;
 
 use std::path::Path;
 use std::process::Command;

@@ -43,7 +43,7 @@ fn check(major: u32) {
     assert_eq!(listed["id"], id.as_str(), "{listed}");
     assert_eq!(listed["label"], "it's under load");
     assert_eq!(listed["windows"][0]["open"], true, "{listed}");
-    // Up to 15 one within the data directory is a part of that.
+    // Up to 15 one within the data directory comes with that.
     let separate = if major < 16 { 1 } else { 2 };
     assert_eq!(listed["tablespaces"].as_array().map(Vec::len), Some(separate));
     let text = ended(&mut seawall(&kept, "list"));
