@@ -43,7 +43,7 @@ pub(crate) fn run(args: &FindArgs) -> Result<(), Failure> {
 }
 
 /// A time with its zone, as PostgreSQL writes it: `2026-01-31 12:00:00.5+01`.
-fn parse_time(text: &str) -> Result<TimestampTz, Failure> {
+pub(crate) fn parse_time(text: &str) -> Result<TimestampTz, Failure> {
     let parsed: Result<Timestamp, _> = text.trim().parse();
     let time = parsed.map_err(|error| {
         Failure::usage(format!(
@@ -53,7 +53,7 @@ fn parse_time(text: &str) -> Result<TimestampTz, Failure> {
     Ok(TimestampTz(time.as_microsecond() - POSTGRES_EPOCH_US))
 }
 
-fn show_time(time: TimestampTz) -> String {
+pub(crate) fn show_time(time: TimestampTz) -> String {
     let since_1970 = time.0.saturating_add(POSTGRES_EPOCH_US);
     Timestamp::from_microsecond(since_1970).map_or_else(
         |_| format!("{} µs since 2000", time.0),

@@ -6,6 +6,7 @@
 use std::process::ExitCode;
 
 mod archive_wal;
+mod backup;
 mod board;
 mod check;
 mod cli;
@@ -13,14 +14,17 @@ mod connect;
 mod failure;
 mod find;
 mod gaps;
+mod list;
 mod log;
 mod observer;
 mod receive;
+mod restore;
 mod restore_wal;
 mod service;
 mod slot;
 mod status;
 mod terminal;
+mod timelines;
 
 pub use cli::Cli;
 pub use failure::{Exit, Failure};
@@ -34,6 +38,9 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
         // What it found is its exit code.
         cli::Command::Check(args) => return check::run(&args),
         cli::Command::Receive(args) => receive::run(&args),
+        cli::Command::Backup(args) => backup::run(&args),
+        cli::Command::Restore(args) => restore::run(&args),
+        cli::Command::List(args) => list::run(&args),
         cli::Command::ArchiveWal(args) => archive_wal::run(&args),
         cli::Command::RestoreWal(args) => restore_wal::run(&args),
         cli::Command::Find(args) => find::run(&args),

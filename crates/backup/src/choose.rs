@@ -5,7 +5,7 @@
 //! target. One that comes before the backup's end stops it where it isn't consistent yet, which is
 //! fatal; none at all is fatal, too, from 13 on.
 
-use archive::{Catalogue, Found, Search, Survey};
+use archive::{Catalogue, Found, Survey};
 use pg_types::{Branch, Lsn};
 use wal_format::TimestampTz;
 
@@ -68,25 +68,43 @@ pub fn choose<'a>(
         let search = catalogue.find_within(branch, survey, within, &wanted)?;
         let stops =
             |found: &Found| if target.stops_before(inclusive) { found.lsn } else { found.end };
+        let early = target.is_before(backup);
         match search.found {
-            Some(found) if stops(&found) >= window.from => {
+            Some(found) if stops(&found) >= window.from && !early => {
                 return Ok(Chosen { backup, window, found: Some(found) });
             }
             // It may be one whose xid its record doesn't tell.
             None if search.untold > 0 => return Ok(Chosen { backup, window, found: None }),
-            _ => misses.push((backup, window, search)),
+            found => {
+                let early = early || found.is_some();
+                misses.push(Miss { backup, window, early });
+            }
         }
     }
     let timeline = branch.timeline();
     let (Some(newest), Some(oldest)) = (misses.first(), misses.last()) else {
         return Err(BackupError::NoneOnBranch { timeline, why: unusable });
     };
-    let miss = if newest.2.found.is_none() { newest } else { oldest };
+    let miss = if newest.early { oldest } else { newest };
     let (why, nearest) = target.explain(miss, show);
     Err(BackupError::Unreachable { target: target.text(show), timeline, why, nearest })
 }
 
+/// A backup from which the target isn't reached.
+struct Miss<'a> {
+    backup: &'a Description,
+    window: Window,
+    /// Since it comes before the backup's end.
+    early: bool,
+}
+
 impl Target {
+    /// Whether it is a time before the backup began. Recovery from it would stop at the first commit
+    /// that follows, but what it then has isn't what there was at that time.
+    fn is_before(&self, backup: &Description) -> bool {
+        matches!(self, Self::Time(time) if backup.started_at().is_some_and(|began| *time < began))
+    }
+
     /// What is looked for in the WAL.
     fn wanted(&self, inclusive: bool) -> Option<archive::Target> {
         Some(match self {
@@ -121,43 +139,36 @@ impl Target {
     }
 
     /// Why it isn't reached, and what is, as flags of `seawall restore`.
-    fn explain(
-        &self,
-        (backup, window, search): &(&Description, Window, Search),
-        show: &dyn Fn(TimestampTz) -> String,
-    ) -> (String, String) {
-        let Window { from, to, .. } = *window;
-        let early = search.found.is_some();
+    fn explain(&self, miss: &Miss<'_>, show: &dyn Fn(TimestampTz) -> String) -> (String, String) {
+        let Miss { backup, window, early } = miss;
+        let (Window { from, to, .. }, id) = (*window, &backup.id);
         let last = match window.to_time {
             Some(time) => format!("the last commit before that is of {}", show(time)),
             None => "no transaction ends before that".to_owned(),
         };
         let why = match self {
-            _ if early => format!(
-                "it comes before {from}, where the oldest backup that could be used ({}) ends",
-                backup.id
-            ),
+            _ if *early => {
+                format!(
+                    "it comes before {from}, where the oldest backup that can be used ({id}) ends"
+                )
+            }
             Self::Time(_) => format!("no commit or abort is later, up to {to}; {last}"),
             Self::Lsn(_) => format!("no record starts there or behind it: the WAL ends at {to}"),
             Self::Xid(_) => format!("it neither committed nor aborted up to {to}"),
             _ => format!("there is none of that name up to {to}"),
         };
-        let nearest = match (self, early) {
-            (Self::Time(_), true) if window.from_time.is_some() => {
-                let time = window.from_time.map(show).unwrap_or_default();
-                format!("--target-time '{time}'")
-            }
-            (_, true) => {
-                format!("--target-lsn {from}, or --target-immediate with --backup {}", backup.id)
-            }
-            (Self::Time(_), false) if window.to_time.is_some() => {
-                let before = window.to_time.map(|time| TimestampTz(time.0.saturating_sub(1)));
-                let time = before.map(show).unwrap_or_default();
-                format!("--target-time '{time}', or no target at all for everything up to {to}")
-            }
-            (Self::Lsn(_), false) if window.last_record >= from => {
+        let time = match (early, window.to_time) {
+            (true, _) => window.from_time.max(backup.started_at()),
+            // A target has to have a later commit.
+            (false, last) => last.map(|last| TimestampTz(last.0.saturating_sub(1))),
+        };
+        let nearest = match (self, time) {
+            (Self::Time(_), Some(time)) => format!("--target-time '{}'", show(time)),
+            (Self::Lsn(_), _) if *early => format!("--target-lsn {from}"),
+            (Self::Lsn(_), _) if window.last_record >= from => {
                 format!("--target-lsn {}", window.last_record)
             }
+            _ if *early => format!("--target-immediate --backup {id}"),
             _ => format!("no target at all, for everything up to {to}"),
         };
         (why, nearest)

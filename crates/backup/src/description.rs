@@ -3,6 +3,7 @@
 
 use pg_types::{Lsn, ServerVersion, TimelineId};
 use serde::{Deserialize, Serialize};
+use wal_format::TimestampTz;
 
 use crate::BackupError;
 
@@ -12,6 +13,9 @@ const FORMAT: u32 = 1;
 pub(crate) const NAME: &str = "backup.json";
 /// A cluster with ten thousand tablespaces has not been seen.
 pub(crate) const MAX_BYTES: usize = 16 << 20;
+
+/// 2000-01-01 00:00:00 UTC, in microseconds since 1970.
+const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
 
 /// A position on a timeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -109,6 +113,13 @@ impl Description {
     #[must_use]
     pub fn server_major(&self) -> u32 {
         ServerVersion::from_num(self.server_version).major()
+    }
+
+    /// When it began, as servers count.
+    #[must_use]
+    pub fn started_at(&self) -> Option<TimestampTz> {
+        let time: jiff::Timestamp = self.started.parse().ok()?;
+        Some(TimestampTz(time.as_microsecond() - POSTGRES_EPOCH_US))
     }
 
     /// The bytes of all its tar files.

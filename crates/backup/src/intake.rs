@@ -44,8 +44,15 @@ pub struct Intake {
 /// What is coming in.
 enum Open {
     Nothing,
-    Archive { place: usize, file: NewFile, tar: Reader, unsynced: u64 },
+    Archive(Box<OpenArchive>),
     Manifest,
+}
+
+struct OpenArchive {
+    place: usize,
+    file: NewFile,
+    tar: Reader,
+    unsynced: u64,
 }
 
 /// What was taken in, and holds.
@@ -74,12 +81,13 @@ impl Intake {
         algorithm: Algorithm,
     ) -> Result<Self, BackupError> {
         let bytes = vec![None; archives.len()];
+        let oids = archives.iter().copied().flatten().collect();
         Ok(Self {
             directory,
             archives,
             bytes,
             open: Open::Nothing,
-            files: Files::new(algorithm),
+            files: Files::new(algorithm, oids),
             manifest: Vec::new(),
             syncer: Syncer::start()?,
         })
@@ -96,7 +104,8 @@ impl Intake {
         };
         let file = self.directory.create(Path::new(&tar_name(*oid)))?;
         self.files.tablespace = *oid;
-        self.open = Open::Archive { place, file, tar: Reader::new(), unsynced: 0 };
+        let open = OpenArchive { place, file, tar: Reader::new(), unsynced: 0 };
+        self.open = Open::Archive(Box::new(open));
         Ok(())
     }
 
@@ -126,13 +135,13 @@ impl Intake {
                 }
                 self.manifest.extend_from_slice(bytes);
             }
-            Open::Archive { file, tar, unsynced, .. } => {
-                tar.feed(bytes, &mut self.files)?;
-                file.write(bytes)?;
-                *unsynced += bytes.len() as u64;
-                if *unsynced >= SYNC_EVERY_BYTES {
-                    *unsynced = 0;
-                    self.syncer.sync(file.again()?);
+            Open::Archive(open) => {
+                open.tar.feed(bytes, &mut self.files)?;
+                open.file.write(bytes)?;
+                open.unsynced += bytes.len() as u64;
+                if open.unsynced >= SYNC_EVERY_BYTES {
+                    open.unsynced = 0;
+                    self.syncer.sync(open.file.again()?);
                 }
             }
         }
@@ -140,9 +149,8 @@ impl Intake {
     }
 
     fn end(&mut self) -> Result<(), BackupError> {
-        if let Open::Archive { place, mut file, tar, .. } =
-            std::mem::replace(&mut self.open, Open::Nothing)
-        {
+        if let Open::Archive(open) = std::mem::replace(&mut self.open, Open::Nothing) {
+            let OpenArchive { place, mut file, tar, .. } = *open;
             let mut bytes = tar.position();
             if !tar.finish()? {
                 file.write(&TAR_END)?;
@@ -234,6 +242,9 @@ fn compare(
 /// The sums of the files that went by, and the content of those few that are looked into.
 struct Files {
     algorithm: Algorithm,
+    /// The tablespaces there are.
+    oids: Vec<u32>,
+    /// The one whose tar file it is.
     tablespace: Option<u32>,
     sums: BTreeMap<EntryPath, ManifestFile>,
     current: Option<(EntryPath, u64, Hasher)>,
@@ -243,9 +254,10 @@ struct Files {
 }
 
 impl Files {
-    fn new(algorithm: Algorithm) -> Self {
+    fn new(algorithm: Algorithm, oids: Vec<u32>) -> Self {
         Self {
             algorithm,
+            oids,
             tablespace: None,
             sums: BTreeMap::new(),
             current: None,
@@ -281,6 +293,10 @@ impl tar::Visitor for Files {
             Some(oid) => entry.path.in_tablespace(oid),
             None => entry.path.clone(),
         };
+        if entry.kind == EntryKind::Link && !path.is_link_of(&self.oids) {
+            let what = "it is a link, and not a tablespace's".to_owned();
+            return Err(BackupError::NotAsListed { path, what });
+        }
         if let EntryKind::File { size } = entry.kind {
             self.capture = (path.is(label::NAME) || path.is(PG_CONTROL)).then(Vec::new);
             self.current = Some((path, size, Hasher::new(self.algorithm)));

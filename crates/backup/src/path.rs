@@ -67,6 +67,12 @@ impl EntryPath {
         Self([format!("pg_tblspc/{oid}/").as_bytes(), &self.0].concat().into())
     }
 
+    /// Whether it is where the link of one of these tablespaces is.
+    #[must_use]
+    pub fn is_link_of(&self, oids: &[u32]) -> bool {
+        oids.iter().any(|oid| self.is(&format!("pg_tblspc/{oid}")))
+    }
+
     /// Its bytes.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {

@@ -21,6 +21,9 @@ pub const MAX_RATE_KB: std::ops::RangeInclusive<u32> = 32..=1_048_576;
 /// The longest label that the server takes, in bytes (`MAXPGPATH`).
 pub const MAX_LABEL_LEN: usize = 1024;
 
+/// The longest target of a link in a tar file, in bytes.
+pub const MAX_LINK_LEN: usize = 99;
+
 /// A backup's label: what goes into a line of `backup_label`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Label(String);
@@ -61,7 +64,7 @@ pub enum LabelError {
 }
 
 /// A base backup that is asked for: always with its sizes, its manifest where the server makes
-/// one, its links as a map, and without WAL.
+/// one, and without WAL.
 #[derive(Clone, Debug)]
 pub struct BaseBackup<'a> {
     /// Its label.
@@ -70,6 +73,10 @@ pub struct BaseBackup<'a> {
     pub fast: bool,
     /// The most that the server sends, in kilobytes per second; within [`MAX_RATE_KB`].
     pub max_rate_kb: Option<u32>,
+    /// Whether the tablespaces' links come as a file, `tablespace_map`, or as links in the tar file,
+    /// whose targets have at most [`MAX_LINK_LEN`] bytes. Up to 15 a tablespace within the data
+    /// directory comes only with links.
+    pub tablespace_map: bool,
     /// The manifest's checksums: a name of our own, such as `CRC32C`.
     pub manifest_checksums: &'static str,
 }
@@ -94,12 +101,13 @@ impl BaseBackup<'_> {
         let checksums = self.manifest_checksums;
         let mut options = vec![format!("LABEL '{label}'"), "PROGRESS".to_owned()];
         let rate = self.max_rate_kb.map(|rate| format!("MAX_RATE {rate}"));
+        let map = self.tablespace_map.then(|| "TABLESPACE_MAP".to_owned());
         if is_one_copy(version) {
             let checkpoint = if self.fast { "fast" } else { "spread" };
             options.push(format!("CHECKPOINT '{checkpoint}'"));
             options.push("WAIT 0".to_owned());
             options.extend(rate);
-            options.push("TABLESPACE_MAP".to_owned());
+            options.extend(map);
             options.push("MANIFEST 'yes'".to_owned());
             options.push(format!("MANIFEST_CHECKSUMS '{checksums}'"));
             return format!("BASE_BACKUP ( {})", options.join(", "));
@@ -109,7 +117,7 @@ impl BaseBackup<'_> {
         }
         options.push("NOWAIT".to_owned());
         options.extend(rate);
-        options.push("TABLESPACE_MAP".to_owned());
+        options.extend(map);
         if has_manifest(version) {
             options.push(format!("MANIFEST 'yes' MANIFEST_CHECKSUMS '{checksums}'"));
         }
@@ -222,16 +230,16 @@ mod tests {
     fn commands_by_version() {
         let label = Label::new("it's \\ a label").unwrap();
         let check = |num, fast, max_rate_kb, expect: &str| {
-            let backup =
-                BaseBackup { label: &label, fast, max_rate_kb, manifest_checksums: "CRC32C" };
+            let backup = BaseBackup {
+                label: &label,
+                fast,
+                max_rate_kb,
+                tablespace_map: num != 120_022,
+                manifest_checksums: "CRC32C",
+            };
             assert_eq!(backup.command(ServerVersion::from_num(num)), expect);
         };
-        check(
-            120_022,
-            true,
-            None,
-            "BASE_BACKUP LABEL 'it''s \\ a label' PROGRESS FAST NOWAIT TABLESPACE_MAP",
-        );
+        check(120_022, true, None, "BASE_BACKUP LABEL 'it''s \\ a label' PROGRESS FAST NOWAIT");
         check(
             140_023,
             false,

@@ -49,6 +49,12 @@ impl Link {
         })
     }
 
+    /// Says goodbye; a server that doesn't hear it notices the socket's end.
+    pub fn close(&mut self) {
+        self.connection.terminate();
+        _ = self.transmit();
+    }
+
     /// Sends a command and waits for its answer.
     ///
     /// # Errors
@@ -65,12 +71,6 @@ impl Link {
                 Err(SessionError::from(ProtocolError::Silent { seconds }).into())
             }
         }
-    }
-
-    /// Says goodbye; a server that doesn't hear it notices the socket's end.
-    pub fn close(mut self) {
-        self.connection.terminate();
-        _ = self.transmit();
     }
 
     /// Sends what is to be sent and reads until something happens; notices are passed over.

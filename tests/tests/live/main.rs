@@ -7,6 +7,7 @@
 mod common;
 
 mod alignment;
+mod backup;
 mod check;
 mod connecting;
 mod decoding;

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
+use testkit::process::seawall_bin;
 use testkit::proxy::Proxy;
 use testkit::servers::StopMode;
 
@@ -25,7 +26,8 @@ pub(crate) fn text(archive: &Path, others: &[(&str, &str)]) -> String {
     let system = json(archive)["system_identifier"].as_str().unwrap_or_default().to_owned();
     let mut text = status.stdout.replace(&archive.display().to_string(), "ARCHIVE");
     text = text.replace(&format!("system {system}"), "system ID");
-    for (name, value) in others {
+    let program = seawall_bin().must().display().to_string();
+    for (name, value) in others.iter().copied().chain([("PROGRAM", &*program)]) {
         text = text.replace(value, name);
     }
     let lines = text.lines().map(|line| {
@@ -118,7 +120,8 @@ fn every_state_says_what_it_is_and_what_is_next() {
          lag         0 B, 0.0 s, at 0 B/s\n\
          timelines   1: LSN to LSN, 2 segments\n\
          missing     nothing\n\
-         to restore  restore_command = 'cp ARCHIVE/wal/%f %p'\n",
+         recoverable nothing from here alone: `seawall backup` takes a base backup\n\
+         to restore  restore_command = 'PROGRAM restore-wal -A ARCHIVE --partial \"%f\" \"%p\"'\n",
     );
 
     primary.stop(StopMode::Fast).must();
@@ -138,7 +141,8 @@ fn every_state_says_what_it_is_and_what_is_next() {
                    receiver    none is running\n\
                    timelines   1: LSN to LSN, 2 segments\n\
                    missing     nothing\n\
-                   to restore  restore_command = 'cp ARCHIVE/wal/%f %p'\n\
+                   recoverable nothing from here alone: `seawall backup` takes a base backup\n\
+         to restore  restore_command = 'PROGRAM restore-wal -A ARCHIVE --partial \"%f\" \"%p\"'\n\
                    next        start `seawall receive -A ARCHIVE …`\n";
     same(&text(&archive, &others), stopped);
     assert_eq!(json(&archive)["receiver"], serde_json::Value::Null);

@@ -266,7 +266,7 @@ mod tests {
         match destination.examine(18) {
             Ok(()) => assert_eq!(expect, "", "it was accepted"),
             Err(error) => {
-                assert!(expect != "" && error.to_string().contains(expect), "{error}");
+                assert!(!expect.is_empty() && error.to_string().contains(expect), "{error}");
             }
         }
     }

@@ -40,7 +40,8 @@ impl Plan {
         description: &Description,
         manifest: &Manifest,
     ) -> Result<Self, BackupError> {
-        let mut scan = Scan { manifest, archive: None, plan: Self::default(), listed: 0 };
+        let oids = description.tablespaces.iter().map(|tablespace| tablespace.oid).collect();
+        let mut scan = Scan { manifest, oids, archive: None, plan: Self::default(), listed: 0 };
         let tablespaces = description.tablespaces.iter();
         let archives = tablespaces.map(|t| (Some(t.oid), t.bytes));
         for (archive, bytes) in archives.chain([(None, description.base_bytes)]) {
@@ -66,6 +67,8 @@ impl Plan {
 
 struct Scan<'a> {
     manifest: &'a Manifest,
+    /// The tablespaces there are.
+    oids: Vec<u32>,
     archive: Option<u32>,
     plan: Plan,
     /// Files that the manifest lists.
@@ -107,6 +110,8 @@ impl tar::Visitor for Scan<'_> {
         let wrong = |what: String| BackupError::NotAsListed { path: whole.clone(), what };
         match entry.kind {
             EntryKind::Directory => self.plan.directories.push((archive, path)),
+            // Made from what `backup.json` and the user say.
+            EntryKind::Link if whole.is_link_of(&self.oids) => {}
             EntryKind::Link => {
                 return Err(wrong("it is a link, which comes from a map only".to_owned()));
             }

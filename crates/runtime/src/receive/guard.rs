@@ -116,7 +116,7 @@ impl Guard {
 }
 
 async fn server_end(settings: &ConnectionSettings) -> Result<Lsn, SessionError> {
-    let (link, facts) = connect(settings, TIMING).await?;
+    let (mut link, facts) = connect(settings, TIMING).await?;
     link.close();
     Ok(facts.system.xlogpos)
 }

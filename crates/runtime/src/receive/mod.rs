@@ -49,6 +49,8 @@ pub struct Receive {
     /// The most that the slot may keep for a receiver that doesn't get any further, bytes: then it
     /// is let go. It needs `create_slot`.
     pub max_slot_retention: Option<u64>,
+    /// Where a new archive begins, if somebody else has the server keep WAL from here on.
+    pub start_position: Option<Lsn>,
     /// End when everything before this is durable.
     pub end_position: Option<Lsn>,
     /// Whether to connect again after a failure.
@@ -368,7 +370,8 @@ impl Receiver<'_> {
         begins: bool,
         observer: &mut dyn Observer,
     ) -> Result<(), SessionError> {
-        if std::mem::replace(&mut self.is_checked, true) {
+        // Whoever says where it begins has the server keep what is needed for as long as it takes.
+        if std::mem::replace(&mut self.is_checked, true) || self.what.start_position.is_some() {
             return Ok(());
         }
         let intent = Intent {
@@ -472,7 +475,10 @@ impl Receiver<'_> {
                 }
             }
         };
-        let begins = start_from(slot.as_ref(), &facts.system, &branch);
+        let begins = match self.what.start_position {
+            Some(kept) => StartFrom::Slot(kept),
+            None => start_from(slot.as_ref(), &facts.system, &branch),
+        };
         let resume = archive.begin(&branch, begins.lsn());
         Ok((branch, resume, Some(begins)))
     }

@@ -176,6 +176,24 @@ impl Server {
         Ok(server)
     }
 
+    /// A server of a data directory that `fill` makes, which is empty and belongs to the server's
+    /// user; to be [started](Self::restart). `conf` as for [`standby`](Self::standby).
+    pub fn of_data_dir(
+        install: &Install,
+        conf: &[&str],
+        fill: impl FnOnce(&Path) -> Result<(), Error>,
+    ) -> Result<Self, Error> {
+        let scratch = Scratch::new(&format!("pg{}-made", install.major))?;
+        let (data, socket_dir) = (scratch.server_dir("data")?, scratch.server_dir("sock")?);
+        fill(&data)?;
+        let log = scratch.path().join("log");
+        let connection = PgConnection { install: install.clone(), socket_dir, port: 0 };
+        let mut server = Self { postmaster: None, connection, data, log, scratch };
+        let (original, port) = (server.original_conf()?, free_port()?);
+        server.configure(&original, &with_conf(conf), port)?;
+        Ok(server)
+    }
+
     fn copy(&self, args: &[&str]) -> Result<Self, Error> {
         let scratch = Scratch::new(&format!("pg{}-copy", self.install().major))?;
         let (data, socket_dir) = (scratch.server_dir("data")?, scratch.server_dir("sock")?);

@@ -52,6 +52,12 @@ impl Cli {
 pub(crate) enum Command {
     /// Stream one cluster's WAL into an archive, in the foreground.
     Receive(Box<ReceiveArgs>),
+    /// Take a base backup of a primary or a standby into an archive.
+    Backup(Box<BackupArgs>),
+    /// Make a data directory from an archive: a standby, or recovery to its end or a point in time.
+    Restore(Box<RestoreArgs>),
+    /// Say which backups there are, and what can be recovered.
+    List(ListArgs),
     /// Put a file of WAL into an archive: archive_command = 'seawall archive-wal %p -A DIR'.
     ArchiveWal(ArchiveWalArgs),
     /// Get a file of WAL from an archive: restore_command = 'seawall restore-wal %f %p -A DIR'.
@@ -148,6 +154,13 @@ pub(crate) struct ReceiveArgs {
     #[command(flatten)]
     pub(crate) talk: TalkArgs,
 }
+
+/// `seawall backup`, `seawall restore` and `seawall list`.
+pub(crate) use backups::{
+    BackupArgs, Checkpoint, ListArgs, RestoreArgs, TargetAction, TargetArgs, TargetTimeline,
+};
+
+mod backups;
 
 /// `seawall archive-wal`
 #[derive(Debug, Args)]
