@@ -9,7 +9,7 @@ use crate::text::put;
 
 /// A message (`SharedInvalidationMessage`, `storage/sinval.h`, 10–18): 16 bytes, of which the
 /// first says which kind it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Invalidation {
     /// A tuple in a catalog cache (`SharedInvalCatcacheMsg`).
@@ -96,7 +96,7 @@ impl Field for Invalidation {
 }
 
 /// Messages, and whether a database's init file of the relation cache goes with them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Invalidations<'a> {
     /// `dbId`
     pub database: u32,
@@ -108,7 +108,17 @@ pub struct Invalidations<'a> {
     pub messages: Items<'a, Invalidation>,
 }
 
-impl Invalidations<'_> {
+impl<'a> Invalidations<'a> {
+    /// `xl_invalidations` (`storage/standbydefs.h`, 10–18), and the end of `xl_heap_inplace`.
+    pub(crate) fn read(reader: &mut Reader<'a>) -> Option<Self> {
+        let (database, tablespace) = (reader.u32()?, reader.u32()?);
+        let relcache_init_file = bool::read(reader)?;
+        reader.take(3)?;
+        let count = i32::read(reader)?;
+        let messages = Items::read_int(reader, count)?;
+        Some(Self { database, tablespace, relcache_init_file, messages })
+    }
+
     /// `standby_desc_invalidations`: nothing at all without messages.
     pub(crate) fn text(&self, style: &Style<'_>, out: &mut Vec<u8>) {
         if self.messages.is_empty() {

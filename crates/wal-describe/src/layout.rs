@@ -69,26 +69,30 @@ impl Field for RelFileLocator {
     }
 }
 
-/// A struct with its decoder. `[skip N]` before a member is the compiler's padding.
+/// A struct with its decoder. `[skip N]` before a member is the compiler's padding, as
+/// is `@pad N` behind the last.
 macro_rules! layout {
     (
         $(#[$meta:meta])*
         $name:ident {
             $($(#[$field_meta:meta])* $([skip $pad:literal])? $field:ident: $type:ty,)*
+            $(@pad $tail:literal)?
         }
     ) => {
         $(#[$meta])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+        #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
         pub struct $name {
             $($(#[$field_meta])* pub $field: $type,)*
         }
 
         impl $crate::layout::Field for $name {
-            const SIZE: usize = 0 $($(+ $pad)? + <$type as $crate::layout::Field>::SIZE)*;
+            const SIZE: usize =
+                0 $($(+ $pad)? + <$type as $crate::layout::Field>::SIZE)* $(+ $tail)?;
             #[inline]
             fn read(reader: &mut wal_format::Reader<'_>) -> Option<Self> {
                 $($(reader.take($pad)?;)?
                 let $field = <$type as $crate::layout::Field>::read(reader)?;)*
+                $(reader.take($tail)?;)?
                 Some(Self { $($field),* })
             }
         }
@@ -115,6 +119,12 @@ impl<'a, T: Field> Items<'a, T> {
     /// negative one for none.
     pub(crate) fn read_int(reader: &mut Reader<'a>, count: i32) -> Option<Self> {
         Self::read(reader, usize::try_from(count).unwrap_or(0))
+    }
+
+    /// As many as are left.
+    pub(crate) fn read_rest(reader: &mut Reader<'a>) -> Self {
+        let count = reader.remaining().checked_div(T::SIZE).unwrap_or(0);
+        Self::read(reader, count).unwrap_or(Self::none())
     }
 
     /// None at all.

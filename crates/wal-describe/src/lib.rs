@@ -22,25 +22,40 @@
     )
 )]
 
+pub mod brin;
+pub mod btree;
+pub mod cluster;
+pub mod gin;
+pub mod gist;
+pub mod hash;
+pub mod heap;
+pub mod heap2;
 mod identify;
 mod invalidation;
 mod layout;
 mod path;
+pub mod prune;
+pub mod replication;
 mod rmgr;
+pub mod slru;
+pub mod spgist;
+pub mod standby;
 mod text;
+mod tid;
 mod time;
-mod transaction;
-mod xlog;
+pub mod transaction;
+pub mod xlog;
 
 use pg_types::Lsn;
 use serde::Serialize;
-use wal_format::{BlockReference, RecordBody, RecordHeader, RmgrId, WalVersion};
+use wal_format::{BlockReference, RecordBody, RecordHeader, WalVersion};
 
 pub use identify::identify;
 pub use invalidation::{Invalidation, Invalidations};
 pub use layout::Items;
 pub use path::fork_name;
 pub use rmgr::{RmgrName, builtin_rmgrs, custom_rmgrs, rmgr_by_name, rmgr_name};
+pub use tid::Tid;
 pub use time::{Time, Zone};
 
 /// A record, taken apart.
@@ -71,7 +86,7 @@ impl Style<'_> {
 }
 
 /// What a record says: its manager's value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
 #[non_exhaustive]
 pub enum Payload<'a> {
@@ -79,6 +94,46 @@ pub enum Payload<'a> {
     Xlog(xlog::Xlog<'a>),
     /// Transactions
     Transaction(transaction::Transaction<'a>),
+    /// Files
+    Storage(cluster::Storage),
+    /// Transactions' status
+    Clog(slru::Clog),
+    /// Databases
+    Database(cluster::Database<'a>),
+    /// Tablespaces
+    Tablespace(cluster::Tablespace<'a>),
+    /// Multixacts
+    MultiXact(slru::MultiXact<'a>),
+    /// The map of catalogs
+    RelMap(cluster::RelMap),
+    /// For a hot standby
+    Standby(standby::Standby<'a>),
+    /// Tables' pages, the rest
+    Heap2(heap2::Heap2<'a>),
+    /// Tables' pages
+    Heap(heap::Heap<'a>),
+    /// B-tree indexes
+    Btree(btree::Btree<'a>),
+    /// Hash indexes
+    Hash(hash::Hash),
+    /// GIN indexes
+    Gin(gin::Gin<'a>),
+    /// GiST indexes
+    Gist(gist::Gist),
+    /// Sequences
+    Sequence(cluster::Sequence),
+    /// SP-GiST indexes
+    SpGist(spgist::SpGist),
+    /// BRIN indexes
+    Brin(brin::Brin),
+    /// Commit times
+    CommitTs(slru::CommitTs),
+    /// Replication origins
+    Origin(replication::Origin),
+    /// Extensions' changes
+    Generic(replication::Generic<'a>),
+    /// Logical messages
+    LogicalMessage(replication::LogicalMessage<'a>),
     /// An extension's, of which nothing is known.
     Custom {
         /// The manager's number.
@@ -90,7 +145,7 @@ pub enum Payload<'a> {
 }
 
 /// A payload that contradicts itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Malformed {
     /// How many bytes of main data there are.
     pub malformed_bytes: usize,
@@ -100,10 +155,30 @@ impl<'a> Payload<'a> {
     /// Decodes what the record's manager says.
     #[must_use]
     pub fn of(source: &Source<'a>) -> Self {
-        let read = match source.header.rmgr {
-            RmgrId(0) => xlog::Xlog::read(source).map(Self::Xlog),
-            RmgrId(1) => transaction::Transaction::read(source).map(Self::Transaction),
-            RmgrId(rmid) => Some(Self::Custom { rmid }),
+        let read = match source.header.rmgr.0 {
+            0 => xlog::Xlog::read(source).map(Self::Xlog),
+            1 => transaction::Transaction::read(source).map(Self::Transaction),
+            2 => cluster::Storage::read(source).map(Self::Storage),
+            3 => slru::Clog::read(source).map(Self::Clog),
+            4 => cluster::Database::read(source).map(Self::Database),
+            5 => cluster::Tablespace::read(source).map(Self::Tablespace),
+            6 => slru::MultiXact::read(source).map(Self::MultiXact),
+            7 => cluster::RelMap::read(source).map(Self::RelMap),
+            8 => standby::Standby::read(source).map(Self::Standby),
+            9 => heap2::Heap2::read(source).map(Self::Heap2),
+            10 => heap::Heap::read(source).map(Self::Heap),
+            11 => btree::Btree::read(source).map(Self::Btree),
+            12 => hash::Hash::read(source).map(Self::Hash),
+            13 => gin::Gin::read(source).map(Self::Gin),
+            14 => gist::Gist::read(source).map(Self::Gist),
+            15 => cluster::Sequence::read(source).map(Self::Sequence),
+            16 => spgist::SpGist::read(source).map(Self::SpGist),
+            17 => brin::Brin::read(source).map(Self::Brin),
+            18 => slru::CommitTs::read(source).map(Self::CommitTs),
+            19 => replication::Origin::read(source).map(Self::Origin),
+            20 => replication::Generic::read(source).map(Self::Generic),
+            21 => replication::LogicalMessage::read(source).map(Self::LogicalMessage),
+            rmid => Some(Self::Custom { rmid }),
         };
         let malformed_bytes = source.body.main_data.len();
         read.unwrap_or(Self::Malformed(Malformed { malformed_bytes }))
@@ -113,6 +188,26 @@ impl<'a> Payload<'a> {
         match self {
             Self::Xlog(payload) => payload.text(style, out),
             Self::Transaction(payload) => payload.text(style, out),
+            Self::Storage(payload) => payload.text(style, out),
+            Self::Clog(payload) => payload.text(out),
+            Self::Database(payload) => payload.text(out),
+            Self::Tablespace(payload) => payload.text(out),
+            Self::MultiXact(payload) => payload.text(out),
+            Self::RelMap(payload) => payload.text(style, out),
+            Self::Standby(payload) => payload.text(style, out),
+            Self::Heap2(payload) => payload.text(style, out),
+            Self::Heap(payload) => payload.text(style, out),
+            Self::Btree(payload) => payload.text(style, out),
+            Self::Hash(payload) => payload.text(style, out),
+            Self::Gin(payload) => payload.text(out),
+            Self::Gist(payload) => payload.text(style, out),
+            Self::Sequence(payload) => payload.text(out),
+            Self::SpGist(payload) => payload.text(style, out),
+            Self::Brin(payload) => payload.text(out),
+            Self::CommitTs(payload) => payload.text(out),
+            Self::Origin(payload) => payload.text(out),
+            Self::Generic(payload) => payload.text(out),
+            Self::LogicalMessage(payload) => payload.text(out),
             Self::Custom { rmid } => text::put!(out, "rmid: ", *rmid),
             Self::Malformed(Malformed { malformed_bytes }) => {
                 text::put!(out, "malformed: ", *malformed_bytes, " bytes of data");
@@ -135,9 +230,13 @@ impl<'a> Source<'a> {
     }
 
     /// The block reference of this id.
-    #[expect(dead_code)]
     pub(crate) fn block(&self, id: u8) -> Option<&'a BlockReference<'a>> {
         self.body.blocks.iter().find(|block| block.id == id)
+    }
+
+    /// The data of the block reference of this id; where there is only the page's image, none.
+    pub(crate) fn block_data(&self, id: u8) -> Option<&'a [u8]> {
+        self.block(id)?.data
     }
 }
 

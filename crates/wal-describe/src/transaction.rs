@@ -12,7 +12,7 @@ use crate::text::put;
 use crate::{Source, Style, Time, c_string};
 
 /// What a record of a transaction's state says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
 #[non_exhaustive]
 pub enum Transaction<'a> {
@@ -37,7 +37,7 @@ pub enum Transaction<'a> {
 
 /// How a transaction ended (`xl_xact_commit`, `xl_xact_abort`, and the parts behind them that
 /// `xinfo` announces: `ParseCommitRecord`, `ParseAbortRecord`, 10–18).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct End<'a> {
     /// `xact_time`
     pub time: Time,
@@ -61,7 +61,7 @@ pub struct End<'a> {
 }
 
 /// Which prepared transaction ended (`xl_xact_twophase`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Prepared<'a> {
     /// `xid`
     pub xid: u32,
@@ -71,7 +71,7 @@ pub struct Prepared<'a> {
 }
 
 /// Where a transaction was replicated from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Origin {
     /// The record's replication origin.
     pub node: u16,
@@ -108,7 +108,7 @@ layout! {
 }
 
 /// Statistics that go with what a transaction drops.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum DroppedStats<'a> {
     /// 15–17
@@ -118,7 +118,7 @@ pub enum DroppedStats<'a> {
 }
 
 /// Statistics of one object.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct StatsKey {
     /// `kind`
     pub kind: i32,
@@ -178,7 +178,7 @@ impl Serialize for DroppedStats<'_> {
 
 /// A transaction that is prepared (`xl_xact_prepare`, 13–18; before, `TwoPhaseFileHeader` of
 /// twophase.c).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Prepare<'a> {
     /// `xid`
     pub xid: u32,

@@ -9,7 +9,7 @@ use crate::text::{EpochXid, put};
 use crate::{Source, Style, Time, c_string};
 
 /// What a record of the log itself says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
 #[non_exhaustive]
 pub enum Xlog<'a> {
@@ -79,7 +79,7 @@ impl Serialize for WalLevel {
 
 /// A checkpoint (`CheckPoint`, `catalog/pg_control.h`, 12–18; in 10 and 11 the transaction's epoch
 /// is a number of its own).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Checkpoint {
     /// `redo`: where recovery from it begins
     pub redo: Lsn,
@@ -152,7 +152,7 @@ layout! {
 }
 
 /// `xl_restore_point` (`access/xlog_internal.h`, 10–18).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct RestorePoint<'a> {
     /// `rp_time`
     pub time: Time,
@@ -162,7 +162,7 @@ pub struct RestorePoint<'a> {
 }
 
 /// `xl_end_of_recovery` (`access/xlog_internal.h`, 10–18).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct EndOfRecovery {
     /// `end_time`
     pub time: Time,

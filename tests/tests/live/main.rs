@@ -9,6 +9,7 @@ mod common;
 mod alignment;
 mod connecting;
 mod decoding;
+mod describing;
 mod disk_full;
 mod faults;
 mod find;
