@@ -1,7 +1,7 @@
 //! Changes of table pages (`Heap`; `access/heapam_xlog.h`). The text of 16 lists by names; before,
 //! it is terse.
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use wal_format::Reader;
 
 use crate::invalidation::Invalidations;
@@ -116,8 +116,7 @@ pub struct Inplace<'a> {
 }
 
 /// What became of a tuple's xmax (`XLHL_…`).
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-#[serde(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct InfoBits(pub u8);
 
 impl Field for InfoBits {
@@ -149,6 +148,13 @@ fn names_of(bits: u8, names: &'static [(u8, &'static str)]) -> impl Iterator<Ite
 fn put_spaced(bits: u8, names: &'static [(u8, &'static str)], out: &mut Vec<u8>) {
     for name in names_of(bits, names) {
         put!(out, name, " ");
+    }
+}
+
+/// As the names of the bits that are set.
+impl Serialize for InfoBits {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(names_of(self.0, &INFOBITS))
     }
 }
 

@@ -29,6 +29,7 @@ pub fn identify(version: WalVersion, rmgr: RmgrId, info: u8) -> Option<&'static 
         10 => heap(major, info),
         11 => btree(major, info),
         12 => of(info, &HASH),
+        13 | 16 if info == 0 && major <= 11 => Some("CREATE_INDEX"),
         13 => of(info, &GIN),
         14 => gist(major, info),
         15 => of(info, &["LOG"]),

@@ -32,6 +32,7 @@ pub mod heap;
 pub mod heap2;
 mod identify;
 mod invalidation;
+mod known;
 mod layout;
 mod path;
 pub mod prune;
@@ -40,6 +41,8 @@ mod rmgr;
 pub mod slru;
 pub mod spgist;
 pub mod standby;
+#[cfg(test)]
+mod tests;
 mod text;
 mod tid;
 mod time;
@@ -142,6 +145,8 @@ pub enum Payload<'a> {
     /// The data is shorter than what it says of itself. Where the record's CRC holds, its writer
     /// made it so; the server's own program reads past the end.
     Malformed(Malformed),
+    /// A record type of 10–13 that isn't known to be what it is in 14.
+    NotDescribed(NotDescribed),
 }
 
 /// A payload that contradicts itself.
@@ -151,11 +156,23 @@ pub struct Malformed {
     pub malformed_bytes: usize,
 }
 
+/// A payload that nothing is said of.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct NotDescribed {
+    /// How many bytes of main data there are.
+    pub undescribed_bytes: usize,
+}
+
 impl<'a> Payload<'a> {
     /// Decodes what the record's manager says.
     #[must_use]
     pub fn of(source: &Source<'a>) -> Self {
-        let read = match source.header.rmgr.0 {
+        let header = source.header;
+        if !known::is_known(source.version, header.rmgr, header.info) {
+            let undescribed_bytes = source.body.main_data.len();
+            return Self::NotDescribed(NotDescribed { undescribed_bytes });
+        }
+        let read = match header.rmgr.0 {
             0 => xlog::Xlog::read(source).map(Self::Xlog),
             1 => transaction::Transaction::read(source).map(Self::Transaction),
             2 => cluster::Storage::read(source).map(Self::Storage),
@@ -176,7 +193,7 @@ impl<'a> Payload<'a> {
             17 => brin::Brin::read(source).map(Self::Brin),
             18 => slru::CommitTs::read(source).map(Self::CommitTs),
             19 => replication::Origin::read(source).map(Self::Origin),
-            20 => replication::Generic::read(source).map(Self::Generic),
+            20 => Some(Self::Generic(replication::Generic::read(source))),
             21 => replication::LogicalMessage::read(source).map(Self::LogicalMessage),
             rmid => Some(Self::Custom { rmid }),
         };
@@ -211,6 +228,10 @@ impl<'a> Payload<'a> {
             Self::Custom { rmid } => text::put!(out, "rmid: ", *rmid),
             Self::Malformed(Malformed { malformed_bytes }) => {
                 text::put!(out, "malformed: ", *malformed_bytes, " bytes of data");
+            }
+            Self::NotDescribed(NotDescribed { undescribed_bytes }) => {
+                let bytes = *undescribed_bytes;
+                text::put!(out, "not described for this version: ", bytes, " bytes of data");
             }
         }
     }

@@ -3,8 +3,9 @@
 //! `access/generic_xlog.h`).
 
 use pg_types::Lsn;
-use serde::Serialize;
-use wal_format::Reader;
+use serde::ser::SerializeStruct;
+use serde::{Serialize, Serializer};
+use wal_format::{BlockReference, Reader};
 
 use crate::Source;
 use crate::c_string;
@@ -67,10 +68,32 @@ pub struct Message<'a> {
 
 /// Parts of pages that an extension overwrites. They are the blocks' data, and the main data is
 /// empty; the server's description looks at the latter all the same.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Generic<'a> {
-    #[serde(skip)]
     main_data: &'a [u8],
+    blocks: &'a [BlockReference<'a>],
+}
+
+/// What is overwritten of a page.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Delta<'a> {
+    /// The block reference's id
+    pub block: u8,
+    /// What is overwritten
+    pub regions: Regions<'a>,
+}
+
+/// Parts of a page, each with its new bytes behind it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Regions<'a>(&'a [u8]);
+
+/// A part of a page.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Region {
+    /// Where in the page
+    pub offset: u16,
+    /// How many bytes
+    pub length: u16,
 }
 
 impl Origin {
@@ -126,28 +149,48 @@ impl<'a> LogicalMessage<'a> {
 }
 
 impl<'a> Generic<'a> {
-    pub(crate) fn read(source: &Source<'a>) -> Option<Self> {
-        let mut data = Reader::new(source.body.main_data);
-        while data.remaining() > 0 {
-            read_part(&mut data)?;
-        }
-        Some(Self { main_data: source.body.main_data })
+    pub(crate) fn read(source: &Source<'a>) -> Self {
+        Self { main_data: source.body.main_data, blocks: &source.body.blocks }
+    }
+
+    /// The pages of which something is overwritten.
+    pub fn iter(&self) -> impl Iterator<Item = Delta<'a>> + use<'a> {
+        let with_data = |block: &BlockReference<'a>| {
+            block.data.map(|data| Delta { block: block.id, regions: Regions(data) })
+        };
+        self.blocks.iter().filter_map(with_data)
     }
 
     pub(crate) fn text(&self, out: &mut Vec<u8>) {
-        let mut data = Reader::new(self.main_data);
-        while let Some((offset, length)) = read_part(&mut data) {
-            put!(out, "offset ", offset, ", length ", length);
-            if data.remaining() > 0 {
-                put!(out, "; ");
-            }
+        for (index, region) in Regions(self.main_data).iter().enumerate() {
+            put!(out, if index > 0 { "; " } else { "" });
+            put!(out, "offset ", region.offset, ", length ", region.length);
         }
     }
 }
 
-/// Where in the page, and how many bytes, which follow.
-fn read_part(data: &mut Reader<'_>) -> Option<(u16, u16)> {
-    let (offset, length) = (data.u16()?, data.u16()?);
-    data.take(length.into())?;
-    Some((offset, length))
+impl Serialize for Generic<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut fields = serializer.serialize_struct("Generic", 1)?;
+        fields.serialize_field("blocks", &self.iter().collect::<Vec<_>>())?;
+        fields.end()
+    }
+}
+
+impl Regions<'_> {
+    /// The parts in order, up to the first that isn't wholly there.
+    pub fn iter(&self) -> impl Iterator<Item = Region> + use<'_> {
+        let mut data = Reader::new(self.0);
+        std::iter::from_fn(move || {
+            let (offset, length) = (data.u16()?, data.u16()?);
+            data.take(length.into())?;
+            Some(Region { offset, length })
+        })
+    }
+}
+
+impl Serialize for Regions<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.iter())
+    }
 }
