@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 const MAY_USE: &[(&str, &[&str])] = &[
     ("pg-types", &[]),
     ("wal-format", &["pg-types"]),
+    ("wal-describe", &["pg-types", "wal-format"]),
     ("pg-wire", &["pg-types"]),
     ("replication", &["pg-types", "pg-wire"]),
     ("disk", &[]),

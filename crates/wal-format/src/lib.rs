@@ -30,6 +30,7 @@ mod rmgr;
 mod validate;
 mod version;
 
+pub use bytes::Reader;
 pub use error::{DecodeError, DecodeErrorKind};
 pub use notable::{Notable, RestorePointName, TimestampTz, is_switch};
 pub use page::{LONG_HEADER_LEN, LongHeader, PageFlags, PageHeader, SHORT_HEADER_LEN};

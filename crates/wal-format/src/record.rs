@@ -72,6 +72,7 @@ impl RecordHeader {
 /// Which relation: tablespace, database, file (`RelFileLocator`, `storage/relfilelocator.h`;
 /// `RelFileNode` up to 15).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct RelFileLocator {
     /// `spcOid`
     pub tablespace: u32,

@@ -11,6 +11,7 @@ mod backup;
 mod check;
 mod connecting;
 mod decoding;
+mod describing;
 mod disk_full;
 mod divergence;
 mod faults;

@@ -9,6 +9,7 @@ mod decoded;
 pub(crate) mod disks;
 mod random;
 mod receiver;
+mod waldump;
 
 use std::fmt::Display;
 use std::time::Duration;
@@ -21,6 +22,7 @@ pub(crate) use archived::{Segments, compare_with_primary};
 pub(crate) use decoded::Decoded;
 pub(crate) use random::Random;
 pub(crate) use receiver::{NAME, Receiver, ReceiverOptions, SLOT};
+pub(crate) use waldump::{line_blocks, line_head, waldump};
 
 /// How long anything may take that takes a moment on an idle machine.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);

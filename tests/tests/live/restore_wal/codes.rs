@@ -159,7 +159,7 @@ fn absent_is_said_only_of_what_is_known_to_be() {
     check(last.next(), &[], UNSURE, &["no WAL at all"]);
 
     // Not mounted, and no archive at all.
-    fs::rename(&wal, &aside.with_extension("wal")).must();
+    fs::rename(&wal, aside.with_extension("wal")).must();
     check(last.next(), &[], UNSURE, &[]);
     let nowhere = archived.dir.path().join("nowhere");
     restore(&nowhere, &name(1, last), &target, &[]).says(UNSURE, &["isn't mounted"]);
@@ -402,7 +402,7 @@ fn a_target_that_cant_be_written_is_no_end_of_the_log() {
     ask(&dir.join("another")).says(UNSURE, &["can't create", "xlogtemp.seawall"]);
     ask(&dir.join("missing/RECOVERYXLOG")).says(UNSURE, &["can't create"]);
     assert_nothing_else(&dir, &["RECOVERYXLOG"]);
-    fs::set_permissions(&kept.segment(number), fs::Permissions::from_mode(0)).must();
+    fs::set_permissions(kept.segment(number), fs::Permissions::from_mode(0o0)).must();
     fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)).must();
     ask(&dir.join("another")).says(UNSURE, &["Permission denied"]);
 
@@ -410,7 +410,7 @@ fn a_target_that_cant_be_written_is_no_end_of_the_log() {
     let ballast = disk.path().join("ballast");
     fs::write(&ballast, vec![1; (20 << 20) - (1 << 19)]).must();
     let full = disk.path().join("RECOVERYXLOG");
-    fs::set_permissions(&kept.segment(number), fs::Permissions::from_mode(0o600)).must();
+    fs::set_permissions(kept.segment(number), fs::Permissions::from_mode(0o600)).must();
     restore(&kept.archive, &name(1, number), &full, &[]).says(UNSURE, &["make room there"]);
     assert_nothing_else(disk.path(), &["ballast"]);
     fs::remove_file(&ballast).must();
