@@ -22,7 +22,7 @@ fn rounds(major: u32) -> u32 {
 fn check_backup(major: u32) {
     let (kept, primary) = (Kept::new(), server(major, 1, &[]));
     let receiver = kept.receiver(&primary);
-    let mut random = Random::new(u64::from(major));
+    let mut random = Random::new("killed backups");
     for _ in 0..rounds(major) {
         let mut command = backup_command(&kept, &primary, &[]);
         let mut running = Running::spawn(&mut command, "seawall backup").must();
@@ -52,7 +52,7 @@ fn check_restore(major: u32) {
     let (kept, primary) = (Kept::new(), server(major, 1, &[]));
     // Without a receiver the backup brings its WAL itself, and makes the archive.
     backup(&kept, &primary, &[]);
-    let mut random = Random::new(u64::from(major) + 100);
+    let mut random = Random::new("killed restores");
     let (mut whole, mut broken) = (0, 0);
     for round in 0..rounds(major) * 2 {
         let data = kept.scratch.server_dir(&format!("data{round}")).must();

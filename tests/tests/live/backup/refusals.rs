@@ -64,9 +64,9 @@ fn damage_in_the_archive_is_found() {
         for entry in fs::read_dir(&data).must() {
             let path = entry.must().path();
             if path.is_dir() {
-                fs::remove_dir_all(&path).must()
+                fs::remove_dir_all(&path).must();
             } else {
-                fs::remove_file(&path).must()
+                fs::remove_file(&path).must();
             }
         }
     };
