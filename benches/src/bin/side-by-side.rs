@@ -17,8 +17,9 @@ fn main() -> Result<()> {
             "catchup" => benches::catchup::bench(rest),
             "sync" => benches::sync::bench(rest),
             "memory" => benches::memory::bench(rest),
-            other => bail!("no bench {other:?}: catchup, sync or memory"),
+            "backup" => benches::backup::bench(rest),
+            other => bail!("no bench {other:?}: catchup, sync, memory or backup"),
         },
-        None => bail!("which bench: catchup, sync or memory"),
+        None => bail!("which bench: catchup, sync, memory or backup"),
     }
 }

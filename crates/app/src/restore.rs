@@ -44,7 +44,9 @@ pub(crate) fn run(args: &RestoreArgs) -> Result<(), Failure> {
              allow_in_place_tablespaces = on"
         );
     }
-    write(args, &backups, &chosen, &destination, &recovery(args, &chosen, target)?)
+    let newest = survey.timelines().next_back().map(|(timeline, _)| timeline);
+    let recovery = recovery(args, &chosen, target, newest)?;
+    write(args, &backups, &chosen, &destination, &recovery)
 }
 
 /// The backups that may be restored.
@@ -144,14 +146,27 @@ fn destination(args: &RestoreArgs, backup: &Description) -> Result<Destination, 
     Ok(destination)
 }
 
-fn recovery(args: &RestoreArgs, chosen: &Chosen<'_>, target: Target) -> Result<Recovery, Failure> {
+/// How the restored server recovers; `newest` is the newest timeline that is archived.
+fn recovery(
+    args: &RestoreArgs,
+    chosen: &Chosen<'_>,
+    target: Target,
+    newest: Option<TimelineId>,
+) -> Result<Recovery, Failure> {
     let standby = args.standby.standby.then(|| Standby {
         conninfo: args.standby.primary_conninfo.clone(),
         slot: args.standby.primary_slot.as_ref().map(ToString::to_string),
     });
     let restore_command = match &args.restore_command {
         Some(command) => command.clone(),
-        None => restore_command(&args.archive, standby.is_some())?,
+        None => {
+            let flags = match standby {
+                Some(_) => "--standby",
+                None if newest.is_none_or(|newest| newest <= chosen.window.timeline) => "--partial",
+                None => "--partial --lost-branch",
+            };
+            restore_command(&args.archive, flags)?
+        }
     };
     let time = if let Target::Time(time) = target { show_time(time) } else { String::new() };
     Ok(Recovery {
@@ -168,7 +183,7 @@ fn recovery(args: &RestoreArgs, chosen: &Chosen<'_>, target: Target) -> Result<R
 }
 
 /// This program, with the archive's whole path: the server runs it from elsewhere.
-pub(crate) fn restore_command(archive: &Path, standby: bool) -> Result<String, Failure> {
+pub(crate) fn restore_command(archive: &Path, flags: &str) -> Result<String, Failure> {
     let whole = |path: std::io::Result<PathBuf>, what: &str| {
         let path = path.map_err(|error| Failure::failed(format!("{what}: {error}")))?;
         match path.to_str() {
@@ -182,8 +197,7 @@ pub(crate) fn restore_command(archive: &Path, standby: bool) -> Result<String, F
     };
     let program = whole(std::env::current_exe(), "this program's path")?;
     let archive = whole(archive.canonicalize(), "the archive's path")?;
-    let mode = if standby { "--standby" } else { "--partial" };
-    Ok(format!("{program} restore-wal -A {archive} {mode} \"%f\" \"%p\""))
+    Ok(format!("{program} restore-wal -A {archive} {flags} \"%f\" \"%p\""))
 }
 
 fn tell(chosen: &Chosen<'_>) {

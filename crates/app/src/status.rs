@@ -46,7 +46,8 @@ struct Status {
     /// What can be recovered from the backups here.
     windows: Vec<Window>,
     missing: Vec<Missing>,
-    restore_command: String,
+    /// None where the archive's path can't stand in a server's configuration.
+    restore_command: Option<String>,
 }
 
 impl Status {
@@ -69,12 +70,13 @@ impl Status {
             timelines: catalogue.overview(&survey).map_err(about)?,
             windows: list::widest_windows(&catalogue, &survey, &args.archive)?,
             missing: catalogue.missing(&survey).map_err(about)?,
-            restore_command: restore::restore_command(&args.archive, false)?,
+            restore_command: restore::restore_command(&args.archive, "--partial").ok(),
         })
     }
 
-    fn restore_command(&self) -> String {
-        format!("restore_command = {}", quote_conf(&self.restore_command))
+    fn restore_command(&self) -> Option<String> {
+        let command = self.restore_command.as_ref()?;
+        Some(format!("restore_command = {}", quote_conf(command)))
     }
 
     fn as_json(&self) -> Value {
@@ -121,7 +123,9 @@ impl Status {
         for window in &self.windows {
             _ = writeln!(text, "recoverable {}", list::window_as_text(window));
         }
-        _ = writeln!(text, "to restore  {}", self.restore_command());
+        let command = self.restore_command();
+        let none = "the archive's path isn't UTF-8, which a server's configuration has to be";
+        _ = writeln!(text, "to restore  {}", command.as_deref().unwrap_or(none));
         for step in self.next_steps() {
             _ = writeln!(text, "next        {step}");
         }

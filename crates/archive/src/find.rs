@@ -191,6 +191,15 @@ impl Catalogue {
         self.search(branch, survey, piece, within, target)
     }
 
+    /// The start of what is archived of a branch in one piece with this position.
+    #[must_use]
+    pub fn archived_from(&self, branch: &Branch, survey: &Survey, at: Lsn) -> Option<Lsn> {
+        let size = self.layout.segment_size;
+        let mut pieces = pieces(branch, survey, size).into_iter();
+        let piece = pieces.find(|piece| piece.contains(&at.segment(size)))?;
+        Some(piece.start.start(size))
+    }
+
     /// The end of what is proved on a branch from `from` on, decoded whatever the index says, up to
     /// `to` or the end of its segment.
     ///

@@ -68,7 +68,7 @@ pub fn choose<'a>(
         let search = catalogue.find_within(branch, survey, within, &wanted)?;
         let stops =
             |found: &Found| if target.stops_before(inclusive) { found.lsn } else { found.end };
-        let early = target.is_before(backup);
+        let early = target.is_before(backup, &window);
         match search.found {
             Some(found) if stops(&found) >= window.from && !early => {
                 return Ok(Chosen { backup, window, found: Some(found) });
@@ -99,10 +99,13 @@ struct Miss<'a> {
 }
 
 impl Target {
-    /// Whether it is a time before the backup began. Recovery from it would stop at the first commit
-    /// that follows, but what it then has isn't what there was at that time.
-    fn is_before(&self, backup: &Description) -> bool {
-        matches!(self, Self::Time(time) if backup.started_at().is_some_and(|began| *time < began))
+    /// Whether it is a time before the backup's end. Recovery from the backup would stop at the first
+    /// commit that follows it, but what it then has isn't what there was at that time. What was
+    /// committed before tells, by the server's clock; where nothing was, when the backup began, by
+    /// this machine's.
+    fn is_before(&self, backup: &Description, window: &Window) -> bool {
+        let earliest = window.from_time.or_else(|| backup.started_at());
+        matches!(self, Self::Time(time) if earliest.is_some_and(|earliest| *time < earliest))
     }
 
     /// What is looked for in the WAL.
@@ -158,7 +161,7 @@ impl Target {
             _ => format!("there is none of that name up to {to}"),
         };
         let time = match (early, window.to_time) {
-            (true, _) => window.from_time.max(backup.started_at()),
+            (true, _) => window.from_time.or_else(|| backup.started_at()),
             // A target has to have a later commit.
             (false, last) => last.map(|last| TimestampTz(last.0.saturating_sub(1))),
         };

@@ -14,8 +14,8 @@ pub struct Window {
     pub timeline: TimelineId,
     /// The end of the backup: recovery to before isn't consistent.
     pub from: Lsn,
-    /// The last commit or abort before it; recovery to a time before that isn't possible. `None` if
-    /// there is none since the backup's start, and any time up to the next will do.
+    /// The last commit or abort before it, since WAL is archived in one piece: recovery to a time
+    /// before that isn't possible. `None` if there is none.
     pub from_time: Option<TimestampTz>,
     /// The end of what is proved.
     pub to: Lsn,
@@ -51,24 +51,17 @@ impl Window {
             return Ok(None);
         }
         let (start, stop, timeline) = (backup.start.lsn, backup.stop.lsn, branch.timeline());
-        let search = |until| catalogue.find_within(branch, survey, start..until, &NOWHERE);
-        let whole = match search(Lsn::MAX) {
-            Err(archive::ArchiveError::NoWalAt { .. }) => {
-                return Ok(Some(Self {
-                    timeline,
-                    from: stop,
-                    from_time: None,
-                    to: start,
-                    last_record: start,
-                    to_time: None,
-                }));
-            }
-            whole => whole?,
+        let Some(archived) = catalogue.archived_from(branch, survey, start) else {
+            let (from_time, to_time) = (None, None);
+            let (from, to, last_record) = (stop, start, start);
+            return Ok(Some(Self { timeline, from, from_time, to, last_record, to_time }));
         };
+        let before = catalogue.find_within(branch, survey, archived..stop, &NOWHERE)?;
+        let whole = catalogue.find_within(branch, survey, start..Lsn::MAX, &NOWHERE)?;
         Ok(Some(Self {
             timeline,
             from: stop,
-            from_time: search(stop)?.last_time,
+            from_time: before.last_time,
             to: whole.searched_to,
             last_record: whole.last_record,
             to_time: whole.last_time,

@@ -326,7 +326,7 @@ fn point(point: BackupPoint) -> Point {
 }
 
 fn text(at: Timestamp) -> String {
-    at.strftime("%FT%TZ").to_string()
+    at.strftime("%FT%T%.6fZ").to_string()
 }
 
 /// A line that lives, on a terminal; a line now and then elsewhere.

@@ -188,6 +188,10 @@ pub(crate) struct RestoreWalArgs {
     /// Deliver the last segment too, which isn't whole, up to the last record that is proved.
     #[arg(long)]
     pub(crate) partial: bool,
+    /// With --partial: deliver that of a timeline which a newer one has left, too, for recovery to
+    /// the end of a lost branch.
+    #[arg(long, requires = "partial")]
+    pub(crate) lost_branch: bool,
     /// For a standby, which waits for what isn't there: never end it because something can't be
     /// had at the moment.
     #[arg(long)]

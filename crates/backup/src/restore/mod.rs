@@ -8,6 +8,8 @@
 
 mod destination;
 mod plan;
+#[cfg(test)]
+mod tests;
 mod unpack;
 
 use std::path::{Path, PathBuf};
