@@ -7,5 +7,6 @@
 pub mod catchup;
 pub mod measure;
 pub mod memory;
+pub mod restore_wal;
 pub mod sink;
 pub mod sync;

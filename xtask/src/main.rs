@@ -40,7 +40,7 @@ cargo xtask crashpoints|iofaults|mutants|sim [--seed FIRST] [--count N]
     seed.
 
 cargo xtask bench NAME [ARGS...]
-    seawall beside pg_receivewal: catchup, sync, memory.
+    seawall beside pg_receivewal: catchup, sync, memory; beside cp: restore-wal.
 ";
 
 fn main() -> ExitCode {

@@ -17,8 +17,9 @@ fn main() -> Result<()> {
             "catchup" => benches::catchup::bench(rest),
             "sync" => benches::sync::bench(rest),
             "memory" => benches::memory::bench(rest),
-            other => bail!("no bench {other:?}: catchup, sync or memory"),
+            "restore-wal" => benches::restore_wal::bench(rest),
+            other => bail!("no bench {other:?}: catchup, sync, memory or restore-wal"),
         },
-        None => bail!("which bench: catchup, sync or memory"),
+        None => bail!("which bench: catchup, sync, memory or restore-wal"),
     }
 }

@@ -3,6 +3,7 @@
 //! Flags are parsed purely first ([`Cli`]); then [`run`] takes effect and gives the exit code.
 //! Decisions about WAL, the protocol or the archive aren't made here.
 
+mod adopt;
 mod archive_wal;
 mod board;
 mod cli;
@@ -28,6 +29,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         cli::Command::Receive(args) => receive::run(&args),
         cli::Command::ArchiveWal(args) => archive_wal::run(&args),
+        cli::Command::Adopt(args) => adopt::run(&args),
         cli::Command::RestoreWal(args) => restore_wal::run(&args),
         cli::Command::Find(args) => find::run(&args),
         cli::Command::Gaps(args) => gaps::run(&args),

@@ -16,6 +16,7 @@
 //! Never here: sockets, clocks, threads. Never done: overwriting a proved byte, deleting WAL.
 
 mod absence;
+mod adopt;
 mod branch;
 mod catalogue;
 mod error;
@@ -33,6 +34,7 @@ mod survey;
 mod writer;
 
 pub use absence::Absence;
+pub use adopt::{Adopted, adopt};
 pub use catalogue::{Catalogue, Missing, TimelineOverview};
 pub use error::ArchiveError;
 pub use find::{Found, FoundKind, Search, Target};
