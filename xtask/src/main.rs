@@ -40,7 +40,8 @@ cargo xtask crashpoints|iofaults|mutants|sim [--seed FIRST] [--count N]
     seed.
 
 cargo xtask bench NAME [ARGS...]
-    seawall beside pg_receivewal: catchup, sync, memory; beside pg_basebackup: backup.
+    seawall beside pg_receivewal: catchup, sync, memory; beside pg_basebackup: backup; beside cp:
+    restore-wal.
 ";
 
 fn main() -> ExitCode {

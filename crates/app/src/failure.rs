@@ -86,7 +86,10 @@ impl From<ArchiveError> for Failure {
             ArchiveError::Disk(_)
             | ArchiveError::StagingLocked { .. }
             | ArchiveError::ShippedSize { .. }
-            | ArchiveError::ShippedInvalid { .. } => Exit::Failed,
+            | ArchiveError::ShippedInvalid { .. }
+            | ArchiveError::OddSize { .. }
+            | ArchiveError::Damaged { .. }
+            | ArchiveError::Changing => Exit::Failed,
             ArchiveError::Locked { .. } => Exit::InUse,
             ArchiveError::LeftTimeline { .. }
             | ArchiveError::OtherHistory { .. }

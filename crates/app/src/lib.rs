@@ -5,6 +5,7 @@
 
 use std::process::ExitCode;
 
+mod adopt;
 mod archive_wal;
 mod backup;
 mod board;
@@ -42,6 +43,7 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
         cli::Command::Restore(args) => restore::run(&args),
         cli::Command::List(args) => list::run(&args),
         cli::Command::ArchiveWal(args) => archive_wal::run(&args),
+        cli::Command::Adopt(args) => adopt::run(&args),
         cli::Command::RestoreWal(args) => restore_wal::run(&args),
         cli::Command::Find(args) => find::run(&args),
         cli::Command::Gaps(args) => gaps::run(&args),

@@ -16,6 +16,7 @@
 //! Never here: sockets, clocks, threads. Never done: overwriting a proved byte, deleting WAL.
 
 mod absence;
+mod adopt;
 mod branch;
 mod catalogue;
 mod comparison;
@@ -34,6 +35,7 @@ mod survey;
 mod writer;
 
 pub use absence::Absence;
+pub use adopt::{Adopted, adopt};
 pub use catalogue::{Catalogue, Missing, TimelineOverview};
 pub use comparison::{Comparison, Likeness};
 pub use error::ArchiveError;

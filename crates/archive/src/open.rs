@@ -237,7 +237,7 @@ fn mend(files: &dyn Files) -> Result<(), ArchiveError> {
 
 /// Makes a new archive: its directories, durably, then `seawall.json`, which makes it one. That
 /// name is left for the caller to sync.
-fn make(files: &dyn Files, format: &Format) -> Result<(), ArchiveError> {
+pub(crate) fn make(files: &dyn Files, format: &Format) -> Result<(), ArchiveError> {
     for dir in [Layout::WAL, Layout::INDEX, Layout::QUARANTINE] {
         files.create_dir(Path::new(dir))?;
     }

@@ -6,6 +6,7 @@
 
 mod common;
 
+mod adopt;
 mod alignment;
 mod backup;
 mod check;

@@ -62,6 +62,8 @@ pub(crate) enum Command {
     ArchiveWal(ArchiveWalArgs),
     /// Get a file of WAL from an archive: restore_command = 'seawall restore-wal %f %p -A DIR'.
     RestoreWal(RestoreWalArgs),
+    /// Make an archive of a directory that pg_receivewal has filled.
+    Adopt(AdoptArgs),
     /// Say whether a receiver runs, where it stands, what is archived, and what is wrong.
     Status(StatusArgs),
     /// Find where recovery would stop: a time or a restore point to the LSN.
@@ -171,6 +173,14 @@ pub(crate) struct ArchiveWalArgs {
     /// The archive's directory; it is made if it doesn't exist.
     #[arg(short = 'A', long, value_name = "DIR", env = "SEAWALL_ARCHIVE")]
     pub(crate) archive: PathBuf,
+}
+
+/// `seawall adopt`
+#[derive(Debug, Args)]
+pub(crate) struct AdoptArgs {
+    /// The directory; stop pg_receivewal there first.
+    #[arg(value_name = "DIR")]
+    pub(crate) dir: PathBuf,
 }
 
 /// `seawall restore-wal`
