@@ -254,14 +254,27 @@ impl<'a> RecordBody<'a> {
         body: &'a [u8],
         version: WalVersion,
     ) -> Result<Self, MalformedRecord> {
+        Self::read_head(spare, body, 0, version)
+    }
+
+    /// As [`Self::read_into`], of a body whose last `missing` bytes aren't there: they are the
+    /// main data's.
+    ///
+    /// # Errors
+    /// If the body contradicts itself, or a block's bytes are missing too.
+    pub fn read_head(
+        spare: &mut SpareBlocks,
+        head: &'a [u8],
+        missing: usize,
+        version: WalVersion,
+    ) -> Result<Self, MalformedRecord> {
         let mut this = Self {
             blocks: recycle(std::mem::take(&mut spare.0)),
             main_data: &[],
             origin: None,
             toplevel_xid: None,
         };
-        let read = this.fill(body, version);
-        if let Err(error) = read {
+        if let Err(error) = this.fill(head, missing, version) {
             this.give_back(spare);
             return Err(error);
         }
@@ -273,14 +286,19 @@ impl<'a> RecordBody<'a> {
         spare.0 = recycle(self.blocks);
     }
 
-    fn fill(&mut self, body: &'a [u8], version: WalVersion) -> Result<(), MalformedRecord> {
+    fn fill(
+        &mut self,
+        body: &'a [u8],
+        missing: usize,
+        version: WalVersion,
+    ) -> Result<(), MalformedRecord> {
         let short = || MalformedRecord::Short;
         let mut reader = Reader::new(body);
         let mut lengths = [Lengths::default(); MAX_BLOCKS];
         let mut main_len = 0;
         // What the headers announced so far; the headers end where just this much is left.
         let mut announced = 0_usize;
-        while reader.remaining() > announced {
+        while reader.remaining().saturating_add(missing) > announced {
             match reader.u8().ok_or_else(short)? {
                 block_id::ORIGIN => self.origin = Some(reader.u16().ok_or_else(short)?),
                 block_id::TOPLEVEL_XID => {
@@ -314,7 +332,8 @@ impl<'a> RecordBody<'a> {
                 *data = reader.take(usize::from(its.data)).ok_or_else(short)?;
             }
         }
-        self.main_data = reader.take(main_len).ok_or_else(short)?;
+        let there = main_len.checked_sub(missing).ok_or_else(short)?;
+        self.main_data = reader.take(there).ok_or_else(short)?;
         match reader.remaining() {
             0 => Ok(()),
             left => Err(MalformedRecord::Leftover(left)),
