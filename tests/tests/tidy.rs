@@ -13,8 +13,21 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("replication", &["pg-types", "pg-wire"]),
     ("disk", &[]),
     ("archive", &["pg-types", "wal-format", "disk"]),
+    ("waldump", &["pg-types", "wal-format", "wal-describe", "disk", "archive"]),
     ("runtime", &["pg-types", "pg-wire", "replication", "disk", "archive", "wal-format"]),
-    ("app", &["pg-types", "wal-format", "pg-wire", "replication", "disk", "archive", "runtime"]),
+    (
+        "app",
+        &[
+            "pg-types",
+            "wal-format",
+            "pg-wire",
+            "replication",
+            "disk",
+            "archive",
+            "runtime",
+            "waldump",
+        ],
+    ),
     ("testkit", &[]),
     ("sim", &["pg-types", "wal-format", "disk", "archive"]),
 ];

@@ -1,5 +1,6 @@
 //! The command line, as PostgreSQL's own client programs name their flags.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -40,8 +41,20 @@ pub(crate) enum Command {
     Find(FindArgs),
     /// Say what is missing from an archive, and why.
     Gaps(GapsArgs),
+    /// Print records of WAL of any version, as pg_waldump does, and more: seawall waldump --help.
+    #[command(disable_help_flag = true)]
+    Waldump(WaldumpArgs),
     /// Create, read or drop a replication slot.
     Slot(Box<SlotArgs>),
+}
+
+/// `seawall waldump`: its options are pg_waldump's, abbreviations and all, and are parsed as those
+/// are, by `waldump`.
+#[derive(Debug, Args)]
+pub(crate) struct WaldumpArgs {
+    /// As of pg_waldump.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) args: Vec<OsString>,
 }
 
 /// How to reach the server.

@@ -33,7 +33,8 @@ const EXIT_UNHEARD: u8 = 141;
 /// Runs a program: `args` as it was called, its own name first. Gives its exit code.
 #[must_use]
 pub fn run(program: Program, args: &[OsString]) -> u8 {
-    let (argv0, rest) = args.split_first().map_or((None, args), |(first, rest)| (Some(first), rest));
+    let (argv0, rest) =
+        args.split_first().map_or((None, args), |(first, rest)| (Some(first), rest));
     let argv0 = argv0.cloned().unwrap_or_else(|| "pg_waldump".into());
     let words = Words::of(&argv0);
     let done = match Stdout::open() {
@@ -151,9 +152,8 @@ impl Run<'_> {
             let bytes = if skipped == 1 { "byte" } else { "bytes" };
             // `%u` of it.
             let shown = skipped & u64::from(u32::MAX);
-            let text = format!(
-                "first record is after {start}, at {first}, skipping over {shown} {bytes}"
-            );
+            let text =
+                format!("first record is after {start}, at {first}, skipping over {shown} {bytes}");
             if version.major() < 17 && !options.json {
                 self.stdout.write(format!("{text}\n").as_bytes())?;
             } else {
@@ -196,11 +196,8 @@ impl Run<'_> {
             self.stdout.write(stats.text(by, version).as_bytes())?;
         }
         if let Some(makers) = makers.filter(|_| shows) {
-            let text = if options.json {
-                makers.json()
-            } else {
-                makers.text(io::stdout().is_terminal())
-            };
+            let text =
+                if options.json { makers.json() } else { makers.text(io::stdout().is_terminal()) };
             self.stdout.write(text.as_bytes())?;
         }
         match ended.end {

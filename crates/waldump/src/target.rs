@@ -60,9 +60,7 @@ impl Target {
             dir = Some(wal_of_archive(archive).map_err(early)?);
         }
         if let Some(dir) = &dir {
-            can_be_opened(dir).map_err(|error| {
-                early(Failure::argument(about_dir(dir, &error)))
-            })?;
+            can_be_opened(dir).map_err(|error| early(Failure::argument(about_dir(dir, &error))))?;
         }
         if let Some(save) = &options.save_fullpage {
             make_empty_dir(Path::new(save)).map_err(early)?;
@@ -96,9 +94,8 @@ impl Finder<'_> {
         let dir = match (dir, named_dir) {
             (Some(dir), _) => Some(dir),
             (None, Some(named)) => {
-                can_be_opened(&named).map_err(|error| {
-                    (Failure::fatal(about_dir(&named, &error)), None)
-                })?;
+                can_be_opened(&named)
+                    .map_err(|error| (Failure::fatal(about_dir(&named, &error)), None))?;
                 Some(named)
             }
             (None, None) => None,
@@ -377,9 +374,8 @@ fn any_segment(dir: &Path, forms: Forms) -> Option<OsString> {
 
 /// The segments of a directory, by their names.
 fn segments_in(dir: &Path, size: SegmentSize) -> impl Iterator<Item = (u32, SegmentNumber)> {
-    let digits = |name: &str, range: std::ops::Range<usize>| {
-        u32::from_str_radix(name.get(range)?, 16).ok()
-    };
+    let digits =
+        |name: &str, range: std::ops::Range<usize>| u32::from_str_radix(name.get(range)?, 16).ok();
     stems(dir).filter(|name| is_segment_name(name)).filter_map(move |name| {
         let name = name.into_string().ok()?;
         let (log, rest) = (digits(&name, 8..16)?, digits(&name, 16..24)?);

@@ -117,10 +117,9 @@ impl<'a> Getopt<'a> {
         let equals = given.iter().position(|byte| *byte == b'=');
         let (name, argument) = match equals {
             None => (given, None),
-            Some(at) => (
-                given.get(..at).unwrap_or_default(),
-                Some(given.get(at + 1..).unwrap_or_default()),
-            ),
+            Some(at) => {
+                (given.get(..at).unwrap_or_default(), Some(given.get(at + 1..).unwrap_or_default()))
+            }
         };
         let (name, takes, option) = self.look_up(name, given)?;
         let argument = argument.map(|argument| OsString::from_vec(argument.to_vec()));
@@ -208,15 +207,21 @@ mod tests {
     fn short_ones_are_bundled() {
         check(&["-bzn5", "-n", "6", "-b"], "b z n=5 n=6 b []");
         check(&["-n"], "prog: option requires an argument -- 'n' []");
-        check(&["-z=record"], "z prog: invalid option -- '=' prog: invalid option -- 'r' \
+        check(
+            &["-z=record"],
+            "z prog: invalid option -- '=' prog: invalid option -- 'r' \
                prog: invalid option -- 'e' prog: invalid option -- 'c' prog: invalid option -- 'o' \
-               prog: invalid option -- 'r' prog: invalid option -- 'd' []");
+               prog: invalid option -- 'r' prog: invalid option -- 'd' []",
+        );
     }
 
     #[test]
     fn long_ones_are_abbreviated() {
         check(&["--lim=3", "--bk", "--stat", "--stats=record"], "n=3 b z z=record []");
-        check(&["--sta"], "prog: option '--sta' is ambiguous; possibilities: '--stats' '--start' []");
+        check(
+            &["--sta"],
+            "prog: option '--sta' is ambiguous; possibilities: '--stats' '--start' []",
+        );
         check(&["--no=1"], "prog: unrecognized option '--no=1' []");
         check(&["--bkp=1"], "prog: option '--bkp-details' doesn't allow an argument []");
         check(&["--lim"], "prog: option '--limit' requires an argument []");

@@ -425,10 +425,7 @@ mod tests {
         refused(&["-B", "4294967295"], "pg_waldump: error: invalid block number: \"4294967295\"\n");
         refused(&["-e", "bad"], "pg_waldump: error: invalid WAL location: \"bad\"\n");
         refused(&["--fork=x"], "pg_waldump: error: invalid fork name: \"x\"\n");
-        refused(
-            &["-n", "x"],
-            "pg_waldump: error: invalid value \"x\" for option -n/--limit\n",
-        );
+        refused(&["-n", "x"], "pg_waldump: error: invalid value \"x\" for option -n/--limit\n");
         refused(
             &["-r", "custom127"],
             "pg_waldump: error: custom resource manager \"custom127\" does not exist\n",
@@ -439,10 +436,7 @@ mod tests {
             "pg_waldump: error: invalid relation specification: \"1/2\"\n\
              pg_waldump: detail: Expecting \"tablespace OID/database OID/relation filenode\".\n",
         );
-        refused(
-            &["-t", "0"],
-            "pg_waldump: error: -t/--timeline must be in range 1..4294967295\n",
-        );
+        refused(&["-t", "0"], "pg_waldump: error: -t/--timeline must be in range 1..4294967295\n");
         refused(&["--stats=x"], "pg_waldump: error: unrecognized value for option --stats: x\n");
         refused(&["-q", "--help"], "");
         refused(&["-q", "-V"], "/bin/pg_waldump: invalid option -- 'V'\n");

@@ -2,31 +2,31 @@
 //! spaces before, a sign, anything behind.
 
 /// What is left of a text.
-pub struct Scan<'a>(pub &'a [u8]);
+pub(super) struct Scan<'a>(pub(super) &'a [u8]);
 
 impl Scan<'_> {
     /// `%u`: what is too large wraps or saturates, as in C.
-    pub fn unsigned(&mut self) -> Option<u32> {
+    pub(super) fn unsigned(&mut self) -> Option<u32> {
         Some(low(self.number(10, usize::MAX)?))
     }
 
     /// `%d`
-    pub fn signed(&mut self) -> Option<i32> {
+    pub(super) fn signed(&mut self) -> Option<i32> {
         self.signed_within(usize::MAX)
     }
 
     /// `%3d`, in so many characters.
-    pub fn signed_within(&mut self, width: usize) -> Option<i32> {
+    pub(super) fn signed_within(&mut self, width: usize) -> Option<i32> {
         Some(low(self.number(10, width)?).cast_signed())
     }
 
     /// `%X`
-    pub fn hex(&mut self) -> Option<u32> {
+    pub(super) fn hex(&mut self) -> Option<u32> {
         Some(low(self.number(16, usize::MAX)?))
     }
 
     /// This very byte.
-    pub fn literal(&mut self, byte: u8) -> Option<()> {
+    pub(super) fn literal(&mut self, byte: u8) -> Option<()> {
         self.0 = self.0.strip_prefix(&[byte])?;
         Some(())
     }
@@ -80,7 +80,7 @@ fn low(value: u64) -> u32 {
 
 /// Two halves of a position, `%X/%X`, with anything behind.
 #[must_use]
-pub fn position(text: &[u8]) -> Option<u64> {
+pub(super) fn position(text: &[u8]) -> Option<u64> {
     let mut scan = Scan(text);
     let high = scan.hex()?;
     scan.literal(b'/')?;
@@ -89,7 +89,7 @@ pub fn position(text: &[u8]) -> Option<u64> {
 
 /// What is wrong with a number that must be all that a text has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refused {
+pub(super) enum Refused {
     /// Something that isn't it is there, too.
     Trailing,
     /// It is zero, or doesn't fit.
@@ -101,7 +101,7 @@ pub enum Refused {
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn timeline(text: &[u8]) -> Result<u32, Refused> {
+pub(super) fn timeline(text: &[u8]) -> Result<u32, Refused> {
     let mut scan = Scan(text);
     scan.skip_spaces();
     let unsigned = scan.0.strip_prefix(b"-").or(scan.0.strip_prefix(b"+")).unwrap_or(scan.0);

@@ -49,7 +49,9 @@ impl Stdout {
     pub fn write(&self, text: &[u8]) -> Result<(), Failure> {
         (&self.0).write_all(text).map_err(|error| match error.kind() {
             io::ErrorKind::BrokenPipe => Failure::Unheard,
-            _ => Failure::fatal(format!("could not write to file \"stdout\": {}", os_words(&error))),
+            _ => {
+                Failure::fatal(format!("could not write to file \"stdout\": {}", os_words(&error)))
+            }
         })
     }
 }

@@ -121,12 +121,7 @@ impl<'a> Taker<'a> {
     ///
     /// # Errors
     /// Why there is none before `until`.
-    pub fn run(
-        &mut self,
-        reader: &mut Reader,
-        until: Lsn,
-        sink: &mut dyn Sink,
-    ) -> Result<(), End> {
+    pub fn run(&mut self, reader: &mut Reader, until: Lsn, sink: &mut dyn Sink) -> Result<(), End> {
         while reader.standing().next < until {
             if self.config.interrupted.load(Ordering::Relaxed) {
                 return Err(End::Enough);
@@ -251,4 +246,3 @@ fn timeline_of(reader: &Reader, lsn: Lsn) -> u32 {
     let segments = reader.segments();
     segments.timeline_of(lsn.segment(segments.size))
 }
-

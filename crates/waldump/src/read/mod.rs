@@ -7,7 +7,9 @@
 //! its messages name; hence a reader of its own, over the same headers, bodies and CRC.
 
 pub mod files;
+mod gathering;
 mod packed;
 pub mod reader;
 pub mod reason;
+pub mod trouble;
 mod window;

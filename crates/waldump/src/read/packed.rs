@@ -12,7 +12,7 @@ use pg_types::SegmentSize;
 
 /// How a file was compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Method {
+pub(super) enum Method {
     /// RFC 1952.
     Gzip,
     /// LZ4 frames.
@@ -97,7 +97,8 @@ mod tests {
         let mut file = tempfile::tempfile().unwrap();
         match method {
             Method::Gzip => {
-                let mut gzip = flate2::write::GzEncoder::new(&mut file, flate2::Compression::fast());
+                let mut gzip =
+                    flate2::write::GzEncoder::new(&mut file, flate2::Compression::fast());
                 gzip.write_all(bytes).unwrap();
                 gzip.finish().unwrap();
             }

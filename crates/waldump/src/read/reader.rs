@@ -8,16 +8,16 @@
 //! wants its data reads it again in pieces.
 
 use pg_types::{Lsn, SegmentNumber};
-use wal_format::crc::{self, Crc32c};
 use wal_format::{
-    MalformedRecord, PageFlags, PageHeader, RECORD_HEADER_LEN, RecordBody,
-    RecordHeader, RmgrId, SHORT_HEADER_LEN, SpareBlocks, WalVersion, is_switch,
+    MalformedRecord, PageFlags, PageHeader, RECORD_HEADER_LEN, RecordBody, RecordHeader,
+    SHORT_HEADER_LEN, SpareBlocks, WalVersion, is_switch,
 };
 
-use super::files::{Segments, os_words};
+use super::files::Segments;
+use super::gathering::{Gathering, KEPT_BYTES, check_crc};
 use super::reason::{Place, Reason};
+pub use super::trouble::{FileTrouble, Stop};
 use super::window::{Missing, Window};
-use crate::cli::words::Failure;
 
 /// The page size of every usual build (`XLOG_BLCKSZ`): others are refused, as the server's
 /// programs refuse those that they weren't built for.
@@ -31,73 +31,6 @@ pub const WHOLE_BYTES: usize = 8 << 20;
 /// What is kept of a record that isn't: all that its blocks can have, which is 33 images of a page
 /// and 33 times 64 KiB of data, and the beginning of its main data.
 pub const HEAD_BYTES: usize = 4 << 20;
-
-/// Beyond this a buffer isn't kept for the next record: most are a hundred bytes long.
-const KEPT_BYTES: usize = 1 << 20;
-
-/// Why there is no further record.
-#[derive(Debug)]
-pub enum Stop {
-    /// The end of what was asked for, or, on the first pages of nothing, nothing to say.
-    End,
-    /// The reader's reason, which is what the end of WAL in a file looks like, too.
-    Invalid(Reason),
-    /// A file that isn't there, or can't be read.
-    Files(FileTrouble),
-}
-
-/// What is wrong with a file.
-#[derive(Debug)]
-pub enum FileTrouble {
-    /// There is none for this segment.
-    Open {
-        /// Its name.
-        name: String,
-        /// Why.
-        error: std::io::Error,
-    },
-    /// It can't be read.
-    Read {
-        /// Its name.
-        name: String,
-        /// Where.
-        offset: u64,
-        /// Why.
-        error: std::io::Error,
-    },
-    /// It ends too early.
-    Short {
-        /// Its name.
-        name: String,
-        /// Where it ends.
-        offset: u64,
-        /// How many bytes should follow at the least.
-        wanted: usize,
-    },
-}
-
-impl FileTrouble {
-    /// In the words of this version's program.
-    #[must_use]
-    pub fn failure(self, version: WalVersion) -> Failure {
-        let quote = if version.major() >= 17 { "\"" } else { "" };
-        Failure::fatal(match self {
-            Self::Open { name, error } if error.kind() == std::io::ErrorKind::NotFound => {
-                format!("could not find file \"{name}\": {}", os_words(&error))
-            }
-            Self::Open { name, error } => {
-                format!("could not open file \"{name}\": {}", os_words(&error))
-            }
-            Self::Read { name, offset, error } => {
-                let words = os_words(&error);
-                format!("could not read from file {quote}{name}{quote}, offset {offset}: {words}")
-            }
-            Self::Short { name, offset, wanted } => format!(
-                "could not read from file {quote}{name}{quote}, offset {offset}: read 0 of {wanted}"
-            ),
-        })
-    }
-}
 
 /// A record that was read, and whose CRC holds.
 #[derive(Clone, Copy, Debug)]
@@ -303,9 +236,7 @@ impl Reader {
             }
             self.standing.last = Lsn::INVALID;
             match self.read_record_at(at) {
-                Ok(Read::Record(found)) => {
-                    self.decode(&found, &mut SpareBlocks::default()).is_ok()
-                }
+                Ok(Read::Record(found)) => self.decode(&found, &mut SpareBlocks::default()).is_ok(),
                 Ok(Read::Overwritten { .. }) | Err(_) => false,
             }
         });
@@ -487,7 +418,7 @@ impl Reader {
                     *header.insert(whole)
                 }
             };
-            gathering.bound(&mut self.gathered, &header);
+            gathering.bound(&self.gathered, &header);
             if gathering.got >= total_len {
                 gathering.check_crc(at, &header, &self.gathered)?;
                 let rest = Lsn::new(u64::from(self.header.remaining)).max_align().as_u64();
@@ -547,7 +478,11 @@ impl Reader {
         }
         let last = self.standing.last;
         let linked = if last.is_valid() { header.prev == last } else { header.prev < at };
-        if linked { Ok(()) } else { Err(Stop::Invalid(Reason::RecordPrev { at, got: header.prev })) }
+        if linked {
+            Ok(())
+        } else {
+            Err(Stop::Invalid(Reason::RecordPrev { at, got: header.prev }))
+        }
     }
 
     /// Lets `page` be validated and its first `wanted` bytes be there (`ReadPageInternal`).
@@ -688,50 +623,6 @@ struct Piece {
     len: usize,
 }
 
-/// A record on its way into the buffer.
-struct Gathering {
-    got: u32,
-    /// The CRC over the body so far, of a record that isn't kept whole.
-    crc: Option<Crc32c>,
-}
-
-impl Gathering {
-    fn new(buffer: &mut Vec<u8>) -> Self {
-        buffer.clear();
-        if buffer.capacity() > KEPT_BYTES {
-            *buffer = Vec::new();
-        }
-        Self { got: 0, crc: None }
-    }
-
-    fn take(&mut self, buffer: &mut Vec<u8>, bytes: &[u8]) {
-        match &mut self.crc {
-            None => buffer.extend_from_slice(bytes),
-            Some(crc) => crc.update(bytes),
-        }
-        self.got = self.got.saturating_add(narrow(bytes.len()));
-    }
-
-    /// Goes on without keeping the bytes, where there have been too many.
-    fn bound(&mut self, buffer: &mut Vec<u8>, header: &RecordHeader) {
-        let lists = matches!(header.rmgr, RmgrId::TRANSACTION | RmgrId::STANDBY);
-        if self.crc.is_some() || lists || (header.total_len as usize) <= WHOLE_BYTES {
-            return;
-        }
-        if self.got as usize >= HEAD_BYTES {
-            let mut crc = Crc32c::new();
-            crc.update(buffer.get(RECORD_HEADER_LEN..).unwrap_or_default());
-            self.crc = Some(crc);
-        }
-    }
-
-    fn check_crc(&self, at: Lsn, header: &RecordHeader, buffer: &[u8]) -> Result<(), Stop> {
-        let Some(mut crc) = self.crc else { return check_crc(at, header, buffer) };
-        crc.update(buffer.get(..20).unwrap_or_default());
-        crc_is(at, header, crc.value())
-    }
-}
-
 #[inline]
 fn in_page(at: Lsn) -> usize {
     // Less than a page.
@@ -751,19 +642,4 @@ fn first_u32(bytes: &[u8]) -> u32 {
 #[inline]
 fn read_header(bytes: &[u8]) -> RecordHeader {
     RecordHeader::read(bytes.first_chunk().unwrap_or(&[0; RECORD_HEADER_LEN]))
-}
-
-/// `ValidXLogRecord`
-#[inline]
-fn check_crc(at: Lsn, header: &RecordHeader, record: &[u8]) -> Result<(), Stop> {
-    let body = record.get(RECORD_HEADER_LEN..).unwrap_or_default();
-    let head = record.first_chunk().unwrap_or(&[0; 20]);
-    crc_is(at, header, crc::record(body, head))
-}
-
-fn crc_is(at: Lsn, header: &RecordHeader, got: u32) -> Result<(), Stop> {
-    if got == header.crc {
-        return Ok(());
-    }
-    Err(Stop::Invalid(Reason::RecordCrc { at, got, expected: header.crc }))
 }

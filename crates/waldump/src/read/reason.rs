@@ -175,7 +175,9 @@ impl Reason {
                 place.page
             ),
             Self::ContrecordMissing(at) | Self::ContrecordLength { at, .. } => {
-                format!("the record at {at} breaks off: its server crashed, or what follows is missing")
+                format!(
+                    "the record at {at} breaks off: its server crashed, or what follows is missing"
+                )
             }
             _ => return None,
         })
@@ -252,9 +254,7 @@ fn malformed(at: Lsn, how: MalformedRecord, version: WalVersion) -> String {
         MalformedRecord::BlockId(id) => format!("invalid block_id {id}"),
         MalformedRecord::BlockOrder(id) => format!("out-of-order block_id {id}"),
         MalformedRecord::NoRelation(_) => "BKPBLOCK_SAME_REL set but no previous rel".to_owned(),
-        MalformedRecord::DataMissing(_) => {
-            "BKPBLOCK_HAS_DATA set, but no data included".to_owned()
-        }
+        MalformedRecord::DataMissing(_) => "BKPBLOCK_HAS_DATA set, but no data included".to_owned(),
         MalformedRecord::DataUnflagged { length, .. } => {
             format!("BKPBLOCK_HAS_DATA not set, but data length is {length}")
         }

@@ -128,15 +128,9 @@ impl Stats {
         out
     }
 
-    fn types(
-        &self,
-        rmgr: RmgrId,
-        name: &str,
-        total: Count,
-        version: WalVersion,
-        out: &mut String,
-    ) {
-        for (info, count) in (0_u8..).step_by(16).zip(self.of(rmgr)) {
+    fn types(&self, rmgr: RmgrId, name: &str, total: Count, version: WalVersion, out: &mut String) {
+        for (kind, count) in (0_u8..).zip(self.of(rmgr)) {
+            let info = kind << 4;
             if count.records == 0 {
                 continue;
             }
@@ -187,7 +181,11 @@ fn row(name: &str, count: Count, total: Count, out: &mut String) {
 
 fn footing(total: Count, out: &mut String) {
     let line = "--------";
-    _ = writeln!(out, "{:<27} {line:>20} {:8} {line:>20} {:8} {line:>20} {:8} {line:>20}", "", "", "", "");
+    _ = writeln!(
+        out,
+        "{:<27} {line:>20} {:8} {line:>20} {:8} {line:>20} {:8} {line:>20}",
+        "", "", "", ""
+    );
     let all = total.record_bytes + total.image_bytes;
     let share = |part| format!("[{:.2}%]", percent(part, all));
     _ = writeln!(

@@ -9,7 +9,6 @@ use std::fmt::Write as _;
 use wal_describe::rmgr_name;
 use wal_format::{RecordBody, RecordHeader, RelFileLocator, RmgrId};
 
-use super::image_bytes;
 use crate::cli::options::Top;
 
 /// Different ones that are counted; some 20 MiB.
@@ -144,8 +143,10 @@ impl Makers {
             Top::Rmgrs => "Manager",
             Top::Xids => "Transaction",
         };
-        let mut out =
-            format!("{title:<28} {:>16} {:>7} {:>12} {:>10}\n", "Bytes", "(%)", "Records", "Images");
+        let mut out = format!(
+            "{title:<28} {:>16} {:>7} {:>12} {:>10}\n",
+            "Bytes", "(%)", "Records", "Images"
+        );
         let mut line = |name: &str, sum: &Sum| {
             let share = 100.0 * sum.bytes as f64 / total.bytes.max(1) as f64;
             let (bytes, records, images) = (sum.bytes, sum.records, sum.images);
