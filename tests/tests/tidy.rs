@@ -14,6 +14,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("disk", &[]),
     ("archive", &["pg-types", "wal-format", "disk"]),
     ("backup", &["pg-types", "wal-format", "disk", "archive"]),
+    ("waldump", &["pg-types", "wal-format", "wal-describe", "disk", "archive"]),
     ("runtime", &["pg-types", "pg-wire", "replication", "disk", "archive", "wal-format"]),
     (
         "app",
@@ -26,6 +27,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "archive",
             "backup",
             "runtime",
+            "waldump",
         ],
     ),
     ("testkit", &[]),

@@ -23,7 +23,9 @@ fn main() -> Result<()> {
         bail!("no bench {wanted:?}; there are {names}");
     };
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let built = Command::new(cargo).args(["build", "--release", "-q", "--bins"]).status();
+    let built = Command::new(cargo)
+        .args(["build", "--release", "-q", "-p", "seawall", "-p", "pg_waldump"])
+        .status();
     if !built.context("building the programs")?.success() {
         bail!("the programs don't build");
     }

@@ -1,9 +1,13 @@
 //! `seawall`: parses the command line, calls `app`, chooses the exit code.
 
+use std::env;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    if let Some(code) = app::run_waldump(env::args_os()) {
+        return code;
+    }
     match app::run(app::Cli::of_process()) {
         Ok(code) => code,
         Err(failure) => {

@@ -3,6 +3,7 @@
 //! Flags are parsed purely first ([`Cli`]); then [`run`] takes effect and gives the exit code.
 //! Decisions about WAL, the protocol or the archive aren't made here.
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 mod adopt;
@@ -49,6 +50,22 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
         cli::Command::Gaps(args) => gaps::run(&args),
         cli::Command::Status(args) => status::run(&args),
         cli::Command::Slot(args) => slot::run(&args),
+        cli::Command::Waldump(args) => return Ok(dump(args.args)),
     };
     done.map(|()| ExitCode::SUCCESS)
+}
+
+/// Runs `seawall waldump`, if that is what was called, before clap sees its options: they are
+/// pg_waldump's, and so are their rules. Gives the exit code.
+#[must_use]
+pub fn run_waldump(args: impl IntoIterator<Item = OsString>) -> Option<ExitCode> {
+    let mut args = args.into_iter().skip(1);
+    let is_called = args.next().is_some_and(|command| command == "waldump");
+    is_called.then(|| dump(args))
+}
+
+fn dump(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let name = OsString::from("seawall waldump");
+    let args: Vec<OsString> = std::iter::once(name).chain(args).collect();
+    ExitCode::from(waldump::run(waldump::Program::Seawall, &args))
 }

@@ -72,8 +72,20 @@ pub(crate) enum Command {
     Gaps(GapsArgs),
     /// Check the server's set-up and the archive, before it matters; quiet where all is well.
     Check(Box<CheckArgs>),
+    /// Print records of WAL of any version, as pg_waldump does, and more: seawall waldump --help.
+    #[command(disable_help_flag = true)]
+    Waldump(WaldumpArgs),
     /// Create, read or drop a replication slot.
     Slot(Box<SlotArgs>),
+}
+
+/// `seawall waldump`: its options are pg_waldump's, abbreviations and all, and are parsed as those
+/// are, by `waldump`.
+#[derive(Debug, Args)]
+pub(crate) struct WaldumpArgs {
+    /// As of pg_waldump.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) args: Vec<OsString>,
 }
 
 /// How to reach the server.
