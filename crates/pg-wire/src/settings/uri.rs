@@ -124,9 +124,9 @@ fn parameter_pair(
         pairs.push(("sslmode", "require".to_owned()));
         return Ok(());
     }
-    let keyword =
-        keywords::find(&name).ok_or_else(|| SettingsError::unknown(&name, show_name, at))?;
-    pairs.push((keyword.name, value));
+    let pair = keywords::pair(&name, value)
+        .ok_or_else(|| SettingsError::unknown_parameter(&name, show_name, at))?;
+    pairs.push(pair);
     Ok(())
 }
 
