@@ -18,6 +18,9 @@ mod name;
 mod stream;
 mod verifier;
 
+#[cfg(test)]
+mod tests;
+
 pub use error::TlsError;
 pub(crate) use stream::TlsStream;
 

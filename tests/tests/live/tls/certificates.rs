@@ -59,6 +59,11 @@ const RECIPES: &[Recipe] = &[
                      nameConstraints=critical,permitted;DNS:example.test\n",
         ..authority("narrow-ca", "/CN=a CA for example.test")
     },
+    Recipe {
+        extensions: "basicConstraints=critical,CA:TRUE\n\
+                     nameConstraints=critical,excluded;DNS:localhost,excluded;IP:127.0.0.0/255.0.0.0\n",
+        ..authority("excluding-ca", "/CN=a CA for others")
+    },
     Recipe { key: RSA, ..recipe("good", "ca", LOCAL) },
     recipe("cn-only", "ca", "basicConstraints=CA:FALSE\n"),
     recipe("version-1", "ca", ""),
@@ -78,6 +83,9 @@ const RECIPES: &[Recipe] = &[
     recipe("under-leaf", "cn-only", LOCAL),
     recipe("under-too-deep", "too-deep", LOCAL),
     recipe("under-narrow", "narrow-ca", LOCAL),
+    recipe("in-narrow", "narrow-ca", "subjectAltName=DNS:db.example.test\n"),
+    recipe("under-excluding", "excluding-ca", "subjectAltName=DNS:localhost\n"),
+    recipe("beside-excluding", "excluding-ca", "subjectAltName=DNS:db.example.test\n"),
     recipe("for-clients", "ca", "extendedKeyUsage=clientAuth\nsubjectAltName=DNS:localhost\n"),
     recipe("for-servers", "ca", "extendedKeyUsage=serverAuth\nsubjectAltName=DNS:localhost\n"),
     recipe(
@@ -108,7 +116,7 @@ const RECIPES: &[Recipe] = &[
 ];
 
 /// The directory with `NAME.crt` and `NAME.key` for each of the recipes, the lists `ca.crl`,
-/// `stale.crl` and `other.crl`, `encrypted.key`, and `both.crt`, which has two authorities.
+/// `stale.crl` and `other.crl`, the first of them in `lists/` too, `encrypted.key`, and `both.crt`, which has two authorities.
 pub(crate) fn certificates() -> &'static Path {
     static MADE: OnceLock<Scratch> = OnceLock::new();
     MADE.get_or_init(|| {
@@ -126,11 +134,12 @@ struct Maker {
 }
 
 impl Maker {
-    fn openssl(&self, line: &str, more: &[&str]) {
+    fn openssl(&self, line: &str, more: &[&str]) -> String {
         let mut openssl = Command::new(system_program("openssl", "openssl").must());
         openssl.current_dir(&self.dir).env_clear().env("OPENSSL_CONF", self.dir.join("conf"));
         openssl.args(line.split_whitespace()).args(more);
-        run(&mut openssl, LIMIT, &format!("openssl {line} {more:?}")).must();
+        let output = run(&mut openssl, LIMIT, &format!("openssl {line} {more:?}")).must();
+        String::from_utf8(output.stdout).must()
     }
 
     fn make(&self, recipe: &Recipe) {
@@ -162,6 +171,11 @@ impl Maker {
         self.openssl(&format!("{ca} -revoke revoked.crt"), &[]);
         self.openssl(&format!("{ca} -gencrl -crldays 30 -out ca.crl"), &[]);
         self.openssl(&format!("{ca} -gencrl -crlsec 1 -out stale.crl"), &[]);
+        // As `openssl rehash` would name it.
+        let hash = self.openssl("crl -in ca.crl -noout -hash", &[]);
+        fs::create_dir(self.dir.join("lists")).must();
+        let list = self.dir.join("lists").join(format!("{}.r0", hash.trim()));
+        fs::copy(self.dir.join("ca.crl"), list).must();
         self.openssl(
             "ca -keyfile other-ca.key -cert other-ca.crt -gencrl -crldays 30 -out other.crl",
             &[],

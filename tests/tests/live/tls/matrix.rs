@@ -142,6 +142,9 @@ fn kinds(major: u32) {
         ("under-leaf", &["cn-only"], "localhost", "ca"),
         ("under-too-deep", &["too-deep"], "localhost", "short-ca"),
         ("under-narrow", &[], "localhost", "narrow-ca"),
+        ("in-narrow", &[], "db.example.test", "narrow-ca"),
+        ("under-excluding", &[], "localhost", "excluding-ca"),
+        ("beside-excluding", &[], "db.example.test", "excluding-ca"),
         ("for-clients", &[], "localhost", "ca"),
         ("for-servers", &[], "localhost", "ca"),
         ("any-purpose", &[], "localhost", "ca"),
@@ -181,11 +184,14 @@ fn kinds(major: u32) {
             comparison.same(&scene, &scene.conninfo("t_scram", &crl(list)), nowhere);
         }
     }
-    let directory = scene.home("crls");
-    let by_dir = format!("{good} {} sslcrldir={}", root("ca"), directory.display());
-    comparison.same(&scene, &scene.conninfo("t_scram", &by_dir), nowhere);
-    scene.show("good", &[]);
-    comparison.same(&scene, &scene.conninfo("t_scram", &by_dir), nowhere);
+    let (empty, lists) = (scene.home("crls"), certificates().join("lists"));
+    for name in ["revoked", "good"] {
+        scene.show(name, &[]);
+        for directory in [&empty, &lists] {
+            let more = format!("{good} {} sslcrldir={}", root("ca"), directory.display());
+            comparison.same(&scene, &scene.conninfo("t_scram", &more), nowhere);
+        }
+    }
     for list in ["missing.crl", "nonsense.crt"] {
         comparison.stricter(
             &scene,

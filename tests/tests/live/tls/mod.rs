@@ -2,5 +2,10 @@
 //! against somebody in between.
 
 pub(crate) mod certificates;
+mod conninfo;
+mod files;
 mod matrix;
+mod middle;
 pub(crate) mod scene;
+mod several;
+mod streaming;

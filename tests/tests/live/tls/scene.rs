@@ -19,6 +19,12 @@ pub(crate) const CANARY: &str = "c4n4ry";
 /// Everybody's password.
 pub(crate) const PASSWORD: &str = "c4n4ry pass";
 
+/// Variables, and their values.
+pub(crate) type Env<'a> = &'a [(&'a str, &'a str)];
+
+/// The password in the environment, as most attempts have it.
+pub(crate) const WITH_PASSWORD: Env<'static> = &[("PGPASSWORD", PASSWORD)];
+
 /// What came of an attempt to connect for replication.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
@@ -104,11 +110,11 @@ impl Scene {
         format!("host=127.0.0.1 port={port} user={role} {more}")
     }
 
-    /// psql 18 with this string.
-    pub(crate) fn psql(&self, conninfo: &str, home: &Path) -> Outcome {
+    /// psql 18 with this string, and this environment.
+    pub(crate) fn psql(&self, conninfo: &str, home: &Path, env: Env<'_>) -> Outcome {
         let name = next_name();
         let mut psql = pg(18).client_command("psql");
-        psql.env("HOME", home).env("PGPASSWORD", PASSWORD).args(["-X", "-A", "-t", "-w"]);
+        psql.env("HOME", home).envs(env.iter().copied()).args(["-X", "-A", "-t", "-w"]);
         let whole = format!(
             "connect_timeout=20 {conninfo} dbname=replication replication=true \
              application_name={name}"
@@ -119,15 +125,22 @@ impl Scene {
     }
 
     /// seawall with this string, which must have ended well or with an error that says something.
-    pub(crate) fn seawall(&self, conninfo: &str, home: &Path) -> (Outcome, Ended) {
+    pub(crate) fn seawall(&self, conninfo: &str, home: &Path, env: Env<'_>) -> (Outcome, Ended) {
         let name = next_name();
         let mut command = seawall(&["slot", "read", "s", "-d"]);
         command.arg(format!("{conninfo} application_name={name}"));
-        command.env("HOME", home).env("PGPASSWORD", PASSWORD);
+        command.env("HOME", home).envs(env.iter().copied());
         let ended = discreet(&mut command);
         let ended_well = ended.code == Some(0);
-        assert!(ended_well || ended.stderr.starts_with("seawall: "), "{ended:#?}");
+        assert!(ended_well || ended.stderr.contains("seawall: "), "{ended:#?}");
         (self.outcome(ended_well, &name), ended)
+    }
+
+    /// seawall with a URI: whether it connects.
+    pub(crate) fn seawall_uri(&self, uri: &str, home: &Path, env: Env<'_>) -> (bool, Ended) {
+        let mut command = seawall(&["slot", "read", "s", "-d", uri]);
+        let ended = discreet(command.env("HOME", home).envs(env.iter().copied()));
+        (ended.code == Some(0), ended)
     }
 
     fn outcome(&self, ended_well: bool, name: &str) -> Outcome {
@@ -176,30 +189,34 @@ pub(crate) struct Comparison {
 impl Comparison {
     /// Both with the same string; the outcome is the same.
     pub(crate) fn same(&mut self, scene: &Scene, conninfo: &str, home: &Path) {
-        let theirs = scene.psql(conninfo, home);
-        self.expect(scene, conninfo, home, theirs);
+        self.same_in(scene, conninfo, home, WITH_PASSWORD);
     }
 
-    /// Where seawall is stricter by design: psql connects, and seawall says why it doesn't.
-    pub(crate) fn stricter(&mut self, scene: &Scene, conninfo: &str, home: &Path, why: &str) {
-        let theirs = scene.psql(conninfo, home);
-        let (ours, ended) = scene.seawall(conninfo, home);
-        self.tried += 1;
-        if theirs == Outcome::Refused || ours != Outcome::Refused || !ended.stderr.contains(why) {
-            let said = ended.stderr;
-            self.differences.push(format!("{conninfo}: psql {theirs:?}, seawall {ours:?} {said}"));
-        }
-    }
-
-    fn expect(&mut self, scene: &Scene, conninfo: &str, home: &Path, theirs: Outcome) {
-        let (ours, ended) = scene.seawall(conninfo, home);
+    /// The same in this environment.
+    pub(crate) fn same_in(&mut self, scene: &Scene, conninfo: &str, home: &Path, env: Env<'_>) {
+        let theirs = scene.psql(conninfo, home, env);
+        let (ours, ended) = scene.seawall(conninfo, home, env);
         self.tried += 1;
         self.refused += u32::from(theirs == Outcome::Refused);
         self.encrypted += u32::from(theirs == Outcome::Tls);
         if ours != theirs {
-            let said = ended.stderr;
-            self.differences.push(format!("{conninfo}: psql {theirs:?}, seawall {ours:?} {said}"));
+            self.differs(conninfo, theirs, ours, &ended);
         }
+    }
+
+    /// Where seawall is stricter by design: psql connects, and seawall says why it doesn't.
+    pub(crate) fn stricter(&mut self, scene: &Scene, conninfo: &str, home: &Path, why: &str) {
+        let theirs = scene.psql(conninfo, home, WITH_PASSWORD);
+        let (ours, ended) = scene.seawall(conninfo, home, WITH_PASSWORD);
+        self.tried += 1;
+        if theirs == Outcome::Refused || ours != Outcome::Refused || !ended.stderr.contains(why) {
+            self.differs(conninfo, theirs, ours, &ended);
+        }
+    }
+
+    fn differs(&mut self, conninfo: &str, theirs: Outcome, ours: Outcome, ended: &Ended) {
+        let said = &ended.stderr;
+        self.differences.push(format!("{conninfo}: psql {theirs:?}, seawall {ours:?} {said}"));
     }
 
     /// All were as they should be, and there were as many as that.
