@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use pg_wire::query::Rows;
-use pg_wire::settings::ConnectionSettings;
+use pg_wire::settings::{ConnectionSettings, Server, TargetSession};
 use pg_wire::startup::{ServerInfo, Startup};
 use replication::{Connection, Event, ProtocolError, Timing, Want};
 
@@ -18,6 +18,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 pub struct Link {
     pub(crate) connection: Connection,
     pub(crate) socket: Socket,
+    pub(crate) server: Server,
 }
 
 impl Link {
@@ -31,6 +32,13 @@ impl Link {
         timing: Timing,
     ) -> Result<(Self, ServerInfo), SessionError> {
         Opening { settings, startup, timing }.run().await
+    }
+
+    /// The settings for more connections to the same server, where several would do.
+    #[must_use]
+    pub fn same_server(&self, settings: &ConnectionSettings) -> ConnectionSettings {
+        let servers = vec![self.server.clone()];
+        ConnectionSettings { servers, target: TargetSession::Any, ..settings.clone() }
     }
 
     /// Sends a command and waits for its answer.

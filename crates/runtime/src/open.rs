@@ -188,7 +188,8 @@ impl Opening<'_> {
             Encryption::Tls => self.secure(server, connected, attempts).await?,
         };
         let startup = self.startup.on(self.settings, server, channel);
-        let mut link = Link { connection: Connection::new(startup, self.timing), socket };
+        let connection = Connection::new(startup, self.timing);
+        let mut link = Link { connection, socket, server: server.clone() };
         match link.next_event().await {
             Ok(Event::Ready(info)) => Ok((link, *info)),
             Ok(_) => Err(Failed::in_startup(SessionError::Closed)),

@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
-use testkit::servers::Server;
+use testkit::process::Running;
+use testkit::servers::{Server, StopMode};
 
 use super::scene::{Comparison, Outcome, PASSWORD, Scene, WITH_PASSWORD};
-use crate::common::{LIMIT, Must};
+use crate::common::{LIMIT, Must, scratch, server};
 
 fn conninfo(ports: &[u16], more: &str) -> String {
     let hosts = vec!["127.0.0.1"; ports.len()].join(",");
@@ -64,4 +65,36 @@ fn the_first_that_will_do() {
         2,
         "{ended:#?}"
     );
+}
+
+/// The primary goes, the standby is promoted: receiving goes on there, with nothing set up anew.
+#[test]
+fn a_receiver_goes_where_the_primary_is() {
+    let mut primary = server(18, 1, &[]);
+    let standby = primary.standby(&[]).must();
+    standby.wait_until("standby", LIMIT, "pg_is_in_recovery()").must();
+    let scratch = scratch();
+    let archive = scratch.path().join("archive");
+    let (port, other) = (primary.port(), standby.port());
+    let text = format!(
+        "host=127.0.0.1,127.0.0.1 port={other},{port} user=postgres target_session_attrs=primary"
+    );
+    let mut command = crate::program::seawall(&["receive", "--no-slot", "-s", "1", "-A"]);
+    let receiver =
+        Running::spawn(command.arg(&archive).args(["-d", &text]), "seawall receive").must();
+    let await_flush = |server: &Server| {
+        let flushed = "(SELECT max(flush_lsn) FROM pg_stat_replication WHERE application_name = \
+                       'seawall') >= pg_current_wal_flush_lsn()";
+        if let Err(error) = server.wait_until("all of it to be durable", LIMIT, flushed) {
+            panic!("{error}\n{}", receiver.output_tail());
+        }
+    };
+    await_flush(&primary);
+    primary.sql("CREATE TABLE t AS SELECT generate_series(1, 1000)").must();
+    await_flush(&primary);
+    primary.stop(StopMode::Fast).must();
+    standby.promote().must();
+    standby.sql("INSERT INTO t SELECT generate_series(1, 1000)").must();
+    await_flush(&standby);
+    assert!(archive.join("wal/00000002.history").is_file());
 }
