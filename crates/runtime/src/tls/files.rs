@@ -1,7 +1,8 @@
 //! The files that settings name: authorities, revocation lists, the client's certificate and key.
 //!
-//! A default file that isn't there is as if it weren't asked for; one that was named must be there,
-//! and every file that is there must be usable. Keys are for their owner's eyes alone.
+//! A default file that isn't there is as if it weren't asked for, and every file that is there must
+//! be usable. One that was named must be there where TLS is a must; where it isn't, it is better
+//! had without the file than not at all. Keys are for their owner's eyes alone.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -10,7 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use pg_wire::Secret;
-use pg_wire::settings::{ConfigFile, RootCerts, TlsSettings};
+use pg_wire::settings::{ConfigFile, RootCerts, SslMode, TlsSettings};
 use pkcs8::EncryptedPrivateKeyInfoRef;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::{PemObject, SectionKind};
@@ -46,8 +47,7 @@ pub(super) fn roots(settings: &TlsSettings) -> Result<Option<Vec<Certificate>>, 
     };
     match fs::metadata(path) {
         Ok(_) => {}
-        // As libpq does even with a name that was given: without verify-*, nothing was asked of it.
-        Err(_) if !settings.mode.verifies() => return Ok(None),
+        Err(_) if !settings.mode.verifies() && !must_exist(file, settings) => return Ok(None),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return Err(TlsError::NoRootFile { path: path.to_owned() });
         }
@@ -58,6 +58,11 @@ pub(super) fn roots(settings: &TlsSettings) -> Result<Option<Vec<Certificate>>, 
         roots.push(Certificate::parse(&der).map_err(|flaw| unusable(ROOT, path, flaw))?);
     }
     Ok(Some(roots))
+}
+
+/// Whether a file was named, and TLS is a must. libpq goes on without such a file.
+fn must_exist(file: &ConfigFile, settings: &TlsSettings) -> bool {
+    matches!(file, ConfigFile::Named(_)) && settings.mode >= SslMode::Require
 }
 
 fn system_roots() -> Result<Vec<Certificate>, TlsError> {
@@ -126,11 +131,12 @@ pub(super) fn client_certificate(
     provider: &CryptoProvider,
 ) -> Result<Option<CertifiedKey>, TlsError> {
     let Some(path) = settings.cert.path() else { return Ok(None) };
-    match (fs::metadata(path), &settings.cert) {
-        (Ok(_), _) => {}
-        // libpq goes on without one that was named, too: then the server says what is missing.
-        (Err(error), _) if is_absent(&error) => return Ok(None),
-        (Err(error), _) => return Err(unusable(CERT, path, error)),
+    match fs::metadata(path) {
+        Ok(_) => {}
+        Err(error) if is_absent(&error) && !must_exist(&settings.cert, settings) => {
+            return Ok(None);
+        }
+        Err(error) => return Err(unusable(CERT, path, error)),
     }
     let chain: Vec<_> = certificates(CERT, path)?.into_iter().map(CertificateDer::from).collect();
     let Some(key_path) = settings.key.path() else {

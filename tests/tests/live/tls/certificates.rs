@@ -31,6 +31,7 @@ const CA: &str = "basicConstraints=critical,CA:TRUE\nsubjectKeyIdentifier=hash\n
 const LOCAL: &str = "subjectAltName=DNS:localhost,IP:127.0.0.1\n";
 const P256: &str = "EC -pkeyopt ec_paramgen_curve:P-256";
 const P384: &str = "EC -pkeyopt ec_paramgen_curve:P-384";
+const P521: &str = "EC -pkeyopt ec_paramgen_curve:P-521";
 const RSA: &str = "RSA -pkeyopt rsa_keygen_bits:2048";
 
 const fn recipe(name: &'static str, issuer: &'static str, extensions: &'static str) -> Recipe {
@@ -107,6 +108,7 @@ const RECIPES: &[Recipe] = &[
         ..recipe("pss", "ca", LOCAL)
     },
     Recipe { key: "ED25519", how: "-days 30", ..recipe("ed25519", "ed25519", LOCAL) },
+    Recipe { key: P521, ..recipe("p521", "p521", LOCAL) },
     recipe("revoked", "ca", LOCAL),
     Recipe { subject: "/CN=t_cert", ..recipe("client", "ca", "basicConstraints=CA:FALSE\n") },
     Recipe {
@@ -184,8 +186,10 @@ impl Maker {
             "pkcs8 -topk8 -in client.key -v2 aes-256-cbc -out encrypted.key -passout",
             &["pass:c4n4ry key"],
         );
+        let old_form = "ec -in client.key -aes256 -out old-form.key -passout";
+        self.openssl(old_form, &["pass:c4n4ry key"]);
         self.openssl("pkcs8 -topk8 -in client.key -nocrypt -outform DER -out der.key", &[]);
-        for key in ["client.key", "client-other.key", "encrypted.key", "der.key"] {
+        for key in ["client.key", "client-other.key", "encrypted.key", "old-form.key", "der.key"] {
             fs::set_permissions(self.dir.join(key), Permissions::from_mode(0o600)).must();
         }
         let read = |name: &str| fs::read_to_string(self.dir.join(name)).must();

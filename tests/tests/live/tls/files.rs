@@ -105,9 +105,19 @@ fn keys_of_every_kind() {
         let more = format!("sslmode=require sslcert={dir}/client.crt {more}");
         comparison.same(&scene, &scene.conninfo("t_cert", &more), nowhere);
     }
+    let old = format!(
+        "sslmode=require sslcert={dir}/client.crt sslkey={dir}/old-form.key sslpassword='c4n4ry key'"
+    );
+    comparison.stricter(&scene, &scene.conninfo("t_cert", &old), nowhere, "openssl pkcs8 -topk8");
     for cert in ["missing.crt", "nonsense.crt", "client.key/x", "client.crt"] {
-        let more = format!("sslmode=require sslcert={dir}/{cert} sslkey={dir}/client.key");
-        comparison.same(&scene, &scene.conninfo("t_scram", &more), nowhere);
+        let key = format!("sslcert={dir}/{cert} sslkey={dir}/client.key");
+        let conninfo = |mode| scene.conninfo("t_scram", &format!("sslmode={mode} {key}"));
+        comparison.same(&scene, &conninfo("prefer"), nowhere);
+        if certificates().join(cert).exists() {
+            comparison.same(&scene, &conninfo("require"), nowhere);
+        } else {
+            comparison.stricter(&scene, &conninfo("require"), nowhere, "certificate file");
+        }
     }
     comparison.finish(16);
 }

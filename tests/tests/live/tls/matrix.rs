@@ -6,7 +6,7 @@ use std::path::Path;
 use testkit::servers::full;
 
 use super::certificates::certificates;
-use super::scene::{Comparison, Scene};
+use super::scene::{Comparison, PASSWORD, Scene};
 use crate::common::on_each_major;
 
 const MODES: [&str; 6] = ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"];
@@ -76,12 +76,20 @@ fn ways(major: u32) {
         let conninfo = scene.conninfo(role, &format!("{good} {more}"));
         comparison.same(&scene, &conninfo, nowhere);
     }
-    comparison.stricter(
-        &scene,
-        &scene.conninfo("t_scram", &format!("{good} sslcompression=1")),
-        nowhere,
-        "sslcompression=1 (in the connection string) is not supported",
-    );
+    let log = scene.scratch.path().join("keys").display().to_string();
+    for (more, why) in [
+        ("sslcompression=1", "sslcompression=1 (in the connection string) is not supported"),
+        (&format!("sslkeylogfile={log}"), "sslkeylogfile (in the connection string)"),
+    ] {
+        let conninfo = scene.conninfo("t_scram", &format!("{good} {more}"));
+        comparison.stricter(&scene, &conninfo, nowhere, why);
+    }
+    if major >= 16 {
+        let slow = "SET scram_iterations = 150000; ALTER ROLE t_nossl PASSWORD '{}'";
+        scene.server.sql(&slow.replace("{}", PASSWORD)).expect("a password that takes its time");
+        let conninfo = scene.conninfo("t_nossl", "sslmode=disable");
+        comparison.stricter(&scene, &conninfo, nowhere, "asks for 150000 SCRAM iterations");
+    }
     // Sockets have no TLS, whatever the mode says.
     let socket = scene.server.socket_dir().display();
     for more in
@@ -168,9 +176,18 @@ fn kinds(major: u32) {
             let more = format!("hostaddr=127.0.0.1 sslmode={mode} {}", root(authority));
             let conninfo =
                 scene.conninfo("t_scram", &more).replace("host=127.0.0.1", &format!("host={host}"));
-            comparison.same(&scene, &conninfo, nowhere);
+            // A file of authorities that was named, and isn't there, isn't passed over.
+            if (*authority, mode) == ("missing", "require") {
+                comparison.stricter(&scene, &conninfo, nowhere, "does not exist");
+            } else {
+                comparison.same(&scene, &conninfo, nowhere);
+            }
         }
     }
+    scene.show("p521", &[]);
+    let more = format!("sslmode=verify-full {}", root("p521"));
+    let conninfo = scene.conninfo("t_scram", &more);
+    comparison.stricter(&scene, &conninfo, nowhere, "can't connect");
     let good = "hostaddr=127.0.0.1 sslmode=verify-ca";
     let crl =
         |name: &str| format!("{good} {} sslcrl={}/{name}", root("ca"), certificates().display());
