@@ -78,6 +78,7 @@ async fn check_server(args: &CheckArgs, settings: &ConnectionSettings) -> Vec<Fi
         Ok(connected) => connected,
         Err(error) => return vec![judge_refusal(&error, plain.as_ref())],
     };
+    let settings = &link.same_server(settings);
     let at = settings.endpoint().to_string();
     let mut findings = vec![Finding::fine("connection", format!("connected to {at}"))];
     for check in ["pg_hba", "replication_privilege"] {

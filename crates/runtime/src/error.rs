@@ -1,7 +1,7 @@
 //! What ended a session, and what is done about it.
 
-use std::io;
 use std::path::PathBuf;
+use std::{fmt, io};
 
 use archive::{ArchiveError, Gap, Stop};
 use pg_types::{Lsn, TimelineId};
@@ -10,6 +10,7 @@ use pg_wire::row::RowError;
 use pg_wire::startup::StartupError;
 use replication::ProtocolError;
 
+use crate::TlsError;
 use crate::check::Finding;
 
 /// Why a command has no answer.
@@ -43,6 +44,33 @@ pub enum SessionError {
         /// How long was waited.
         seconds: u64,
     },
+    /// TLS can't be had.
+    #[error("can't connect to {endpoint}: {error}")]
+    Tls {
+        /// Where to.
+        endpoint: String,
+        /// Why not.
+        error: TlsError,
+    },
+    /// The server runs as somebody else.
+    #[error(
+        "can't connect to {endpoint}: requirepeer specifies \"{wanted}\", but actual peer user is \
+         \"{name}\""
+    )]
+    WrongPeer {
+        /// Where to.
+        endpoint: String,
+        /// Who it must be.
+        wanted: String,
+        /// Who it is.
+        name: String,
+    },
+    /// The server isn't of the kind that `target_session_attrs` asks for.
+    #[error("{0} (target_session_attrs)")]
+    WrongTarget(&'static str),
+    /// Several attempts, each with its server and way.
+    #[error("{}", AllOf(.0))]
+    AllOf(Vec<(String, SessionError)>),
     /// The connection broke.
     #[error("the connection broke: {0}")]
     Broken(io::Error),
@@ -167,6 +195,32 @@ fn kept_in(kept: &Option<PathBuf>) -> String {
     kept.as_ref().map_or(String::new(), of)
 }
 
+/// Each attempt's error behind its name.
+struct AllOf<'a>(&'a [(String, SessionError)]);
+
+impl fmt::Display for AllOf<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, (name, error)) in self.0.iter().enumerate() {
+            write!(f, "{}{name}: {error}", if at == 0 { "" } else { "; " })?;
+        }
+        Ok(())
+    }
+}
+
+impl SessionError {
+    /// Several attempts as one error; a single one is its own.
+    pub(crate) fn all_of(mut attempts: Vec<(String, Self)>) -> Self {
+        match (attempts.pop(), attempts.is_empty()) {
+            (Some((_, only)), true) => only,
+            (Some(last), false) => {
+                attempts.push(last);
+                Self::AllOf(attempts)
+            }
+            (None, _) => Self::Closed,
+        }
+    }
+}
+
 impl From<AskError> for SessionError {
     fn from(error: AskError) -> Self {
         match error {
@@ -195,9 +249,16 @@ impl SessionError {
         match self {
             Self::Protocol(ProtocolError::Startup(StartupError::Server(message)))
             | Self::Refused { message, .. } => by_sqlstate(message.sqlstate, patient),
-            Self::Protocol(ProtocolError::Startup(_)) | Self::Archive(ArchiveError::Disk(_)) => {
-                patient
+            Self::AllOf(attempts) => {
+                let mut verdicts = attempts.iter().map(|(_, it)| it.verdict(connected_before));
+                let retry = verdicts.any(|verdict| verdict == Verdict::Retry);
+                if retry { Verdict::Retry } else { Verdict::GiveUp }
             }
+            Self::Tls { error: TlsError::Broken(_), .. } | Self::WrongTarget(_) => Verdict::Retry,
+            Self::Protocol(ProtocolError::Startup(_))
+            | Self::Tls { .. }
+            | Self::WrongPeer { .. }
+            | Self::Archive(ArchiveError::Disk(_)) => patient,
             Self::Connect { .. }
             | Self::ConnectTimeout { .. }
             | Self::Broken(_)
@@ -227,6 +288,7 @@ impl SessionError {
                 matches!(&message.sqlstate.class(), b"28" | b"3D" | b"42")
             }
             Self::Protocol(ProtocolError::Startup(_)) => true,
+            Self::AllOf(attempts) => attempts.iter().any(|(_, error)| error.is_access_refused()),
             _ => false,
         }
     }

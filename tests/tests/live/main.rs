@@ -38,4 +38,5 @@ mod streaming;
 mod synchronous;
 mod terminal;
 mod timelines;
+mod tls;
 mod upstream;

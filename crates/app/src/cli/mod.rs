@@ -1,6 +1,7 @@
 //! The command line, as PostgreSQL's own client programs name their flags.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -88,8 +89,8 @@ pub(crate) struct WaldumpArgs {
     pub(crate) args: Vec<OsString>,
 }
 
-/// How to reach the server.
-#[derive(Clone, Debug, Args)]
+/// How to reach the server. A connection string may have a password in it.
+#[derive(Clone, Args)]
 #[command(next_help_heading = "Connection")]
 pub(crate) struct ConnectionArgs {
     /// Connection string or URI; flags win over what it says.
@@ -110,6 +111,14 @@ pub(crate) struct ConnectionArgs {
     /// Ask for a password before connecting.
     #[arg(short = 'W', long)]
     pub(crate) password: bool,
+}
+
+impl fmt::Debug for ConnectionArgs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("ConnectionArgs");
+        shown.field("host", &self.host).field("port", &self.port).field("user", &self.username);
+        shown.finish_non_exhaustive()
+    }
 }
 
 /// `seawall receive`
@@ -388,6 +397,13 @@ mod tests {
     fn the_definition_is_consistent() {
         use clap::CommandFactory;
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_debug_text_shows_no_connection_string() {
+        let args = ["seawall", "slot", "read", "s", "-d", "password=canary host=db"];
+        let parsed = Cli::try_parse_from(args).unwrap();
+        assert!(!format!("{parsed:?}").contains("canary"));
     }
 
     #[test]

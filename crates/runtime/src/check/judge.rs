@@ -200,6 +200,12 @@ pub fn judge_slot(name: &str, state: Option<&SlotState>, server_end: Lsn) -> Fin
 /// a plain connection.
 #[must_use]
 pub fn judge_refusal(error: &SessionError, plain: Option<&Plain>) -> Finding {
+    // Of several servers, or of one with TLS and without, the last attempt's says what is wrong.
+    if let SessionError::AllOf(attempts) = error
+        && let Some((_, last)) = attempts.last()
+    {
+        return judge_refusal(last, plain);
+    }
     let SessionError::Protocol(ProtocolError::Startup(StartupError::Server(message))) = error
     else {
         return Finding::error(

@@ -97,7 +97,7 @@ impl Receiver<'_> {
         archived: Lsn,
         until: Lsn,
     ) -> Result<Likeness, SessionError> {
-        let asked = compare(&self.what.settings, archive, timeline, until).await?;
+        let asked = compare(&self.here, archive, timeline, until).await?;
         let (Likeness::Differs(at), Some(comparison)) = &asked else { return Ok(asked.0) };
         if *at >= archived {
             return Ok(asked.0);

@@ -163,6 +163,7 @@ pub async fn receive(
     let mut receiver = Receiver {
         what,
         claim,
+        here: what.settings.clone(),
         archive: None,
         rebuild: false,
         corrupt_at: None,
@@ -229,6 +230,8 @@ fn jittered(pause: Duration) -> Duration {
 struct Receiver<'a> {
     what: &'a Receive,
     claim: &'a Claim,
+    /// How to reach the server that the session is with, by further connections.
+    here: ConnectionSettings,
     archive: Option<Arc<Archive>>,
     /// A write or fsync failed: what the newest file holds isn't believed.
     rebuild: bool,
@@ -269,6 +272,7 @@ impl Receiver<'_> {
             result = connect(&self.what.settings, timing) => result?,
             _ = shutdown.changed() => return Ok(Ended::Stopped(Lsn::INVALID)),
         };
+        self.here = link.same_server(&self.what.settings);
         observer.report(&Report::Connected(&facts));
         let archive = self.open(&facts)?;
         let (branch, resume, begins) = tokio::select! {
@@ -291,7 +295,7 @@ impl Receiver<'_> {
         let upstream = facts.system.xlogpos;
         let positions = writer.positions();
         let standing = Cell::new(Progress { positions, upstream, acknowledged });
-        let settings = &self.what.settings;
+        let settings = &self.here;
         let mut stream =
             stream::Streaming::new(&mut link, &mut writer, disk, woken, observer, &standing);
         let result = tokio::select! {
@@ -352,7 +356,7 @@ impl Receiver<'_> {
                 () = tokio::time::sleep(REST_NOTE_INTERVAL) => observer.report(&Report::Note(
                     "the disk hasn't ended what it was given a minute ago and more; receiving waits",
                 )),
-                look = self.guard.watch(&self.what.settings, standing) => {
+                look = self.guard.watch(&self.here, standing) => {
                     if let Look::LetGo { retained } = look {
                         self.let_go(retained, observer).await;
                     }
@@ -417,7 +421,7 @@ impl Receiver<'_> {
         removed: Lsn,
     ) -> Result<Option<Gap>, SessionError> {
         let (size, end) = (archive.layout().segment_size, facts.system.xlogpos);
-        let kept = oldest_kept(&self.what.settings, branch, size, removed.segment(size), end);
+        let kept = oldest_kept(&self.here, branch, size, removed.segment(size), end);
         let Some((to_timeline, to)) = kept.await? else { return Ok(None) };
         let reason = match self.guard.has_let_go() {
             true => {
@@ -456,7 +460,7 @@ impl Receiver<'_> {
         let slot = match self.slot() {
             None => None,
             Some(slot) => {
-                match read_slot(link, &self.what.settings, facts.version, slot).await {
+                match read_slot(link, &self.here, facts.version, slot).await {
                     Ok(None) => {
                         return Err(SessionError::NoSlot { slot: slot.as_str().to_owned() });
                     }

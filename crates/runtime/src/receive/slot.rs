@@ -49,7 +49,7 @@ impl<'a> Receiver<'a> {
         if facts.version.major() < 15 {
             return Ok(false);
         }
-        match read_slot(link, &self.what.settings, facts.version, slot).await? {
+        match read_slot(link, &self.here, facts.version, slot).await? {
             Some(state) if state.restart_lsn.is_none() => {}
             _ => return Ok(false),
         }
@@ -75,7 +75,7 @@ impl<'a> Receiver<'a> {
             return Ok(());
         };
         // Below 15 it takes a plain connection, which a pg_hba may refuse.
-        let state = read_slot(link, &self.what.settings, facts.version, slot).await;
+        let state = read_slot(link, &self.here, facts.version, slot).await;
         let kept = state.ok().flatten().and_then(|state| state.restart_lsn);
         let Some(kept) = kept else { return Ok(()) };
         let retained = facts.system.xlogpos.saturating_since(kept);
@@ -116,7 +116,7 @@ impl<'a> Receiver<'a> {
         let size = facts.geometry.segment_size;
         let Some(slot) = self.slot() else { return Ok(()) };
         let name = slot.as_str();
-        let state = match read_slot(link, &self.what.settings, facts.version, slot).await {
+        let state = match read_slot(link, &self.here, facts.version, slot).await {
             // Below 15 it takes a plain connection, which may be refused; then nobody looks.
             Err(AskError::Session(error))
                 if facts.version.major() < 15 && error.is_access_refused() =>
@@ -156,7 +156,7 @@ impl<'a> Receiver<'a> {
     /// Drops the slot, which nobody streams from now.
     pub(super) async fn let_go(&mut self, retained: u64, observer: &mut dyn Observer) {
         let (Some(slot), Some(limit)) = (&self.what.slot, self.guard.limit()) else { return };
-        match drop_slot(&self.what.settings, slot).await {
+        match drop_slot(&self.here, slot).await {
             Ok(()) => {
                 self.guard.set_let_go(true);
                 observer.report(&Report::SlotLetGo { slot, retained, limit });
