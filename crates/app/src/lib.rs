@@ -12,6 +12,7 @@ mod failure;
 mod find;
 mod gaps;
 mod observer;
+mod quoting;
 mod receive;
 mod restore_wal;
 mod slot;

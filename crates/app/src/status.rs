@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::sleep;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::cli::StatusArgs;
 use crate::observer::size;
-use crate::{Failure, board};
+use crate::{Failure, board, quoting};
 
 /// Back to the top, and clear what is there.
 const CLEAR_SCREEN: &str = "\x1b[H\x1b[J";
@@ -68,7 +69,7 @@ impl Status {
     }
 
     fn restore_command(&self) -> String {
-        format!("restore_command = 'cp {}/wal/%f %p'", self.archive)
+        quoting::restore_command(Path::new(&self.archive))
     }
 
     fn as_json(&self) -> Value {

@@ -62,7 +62,9 @@ fn every_state_says_what_it_is_and_what_is_next() {
     let process = format!("process {}", receiver.running.pid());
     let upstream =
         format!("upstream    127.0.0.1:{}, PostgreSQL 18.6, timeline 1, slot {SLOT}", proxy.port());
-    let restore = format!("restore_command = 'cp {}/wal/%f %p'", archive.display());
+    let archived = archive.display();
+    let restore =
+        format!("to restore  restore_command = '…restore-wal %f %p -A {archived} --partial'");
     let wait = |what: &str, state: &str| {
         let until = std::time::Instant::now() + LIMIT;
         loop {
