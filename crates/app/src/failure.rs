@@ -3,6 +3,7 @@
 use std::fmt;
 
 use archive::{ArchiveError, Stop};
+use backup::BackupError;
 use pg_wire::settings::SettingsError;
 use runtime::{AskError, SessionError};
 
@@ -111,9 +112,20 @@ impl From<SessionError> for Failure {
                      and at the server's own copy with pg_waldump"
                 ),
             },
-            SessionError::Stopped(stop @ Stop::Diverged { .. }) => {
-                Self { exit: Exit::Diverged, message: format!("ALARM: {stop}") }
+            error @ (SessionError::Diverged { .. }
+            | SessionError::Stopped(Stop::Diverged { .. })) => {
+                Self { exit: Exit::Diverged, message: format!("ALARM: {error}") }
             }
+            error => Self::failed(error),
+        }
+    }
+}
+
+impl From<BackupError> for Failure {
+    fn from(error: BackupError) -> Self {
+        match error {
+            BackupError::Archive(error) => error.into(),
+            error @ BackupError::Locked { .. } => Self::new(Exit::InUse, error.to_string()),
             error => Self::failed(error),
         }
     }

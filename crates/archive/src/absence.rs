@@ -25,6 +25,8 @@ pub enum Absence {
     Left {
         /// Where.
         at: Lsn,
+        /// Whether a `.partial` of it is there: the end of a lost branch.
+        unfinished: bool,
     },
     /// The segment is unfinished: its `.partial` has bytes up to here, and how many of them hold
     /// has to be seen.
@@ -71,7 +73,9 @@ impl Catalogue {
         });
         match (unbegun.map(|(left, _)| left).max(), left, form) {
             (Some(left), _, Some(_)) => Ok(Absence::Partial { left: Some(left) }),
-            (_, Some(at), _) if at.segment(size) <= number => Ok(Absence::Left { at }),
+            (_, Some(at), _) if at.segment(size) <= number => {
+                Ok(Absence::Left { at, unfinished: form.is_some() })
+            }
             (_, _, Some(_)) => Ok(Absence::Partial { left: None }),
             (_, _, None) => Ok(self.past_the_end(&survey, &branches, timeline)),
         }

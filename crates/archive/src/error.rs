@@ -48,6 +48,16 @@ pub enum ArchiveError {
         /// Which.
         timeline: TimelineId,
     },
+    /// A position isn't archived.
+    #[error(
+        "the WAL of timeline {timeline} at {at} isn't archived; `seawall status` tells what is"
+    )]
+    NoWalAt {
+        /// On which timeline, or one that it comes from.
+        timeline: TimelineId,
+        /// Where.
+        at: Lsn,
+    },
     /// A directory without `seawall.json`.
     #[error("there is no archive: no seawall.json is there; name its directory with --archive")]
     NoArchive,

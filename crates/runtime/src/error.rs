@@ -1,6 +1,7 @@
 //! What ended a session, and what is done about it.
 
 use std::io;
+use std::path::PathBuf;
 
 use archive::{ArchiveError, Gap, Stop};
 use pg_types::{Lsn, TimelineId};
@@ -8,6 +9,8 @@ use pg_wire::message::{ServerMessage, SqlState};
 use pg_wire::row::RowError;
 use pg_wire::startup::StartupError;
 use replication::ProtocolError;
+
+use crate::check::Finding;
 
 /// Why a command has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -80,6 +83,32 @@ pub enum SessionError {
     /// The archive's writer stopped.
     #[error("{0}")]
     Stopped(Stop),
+    /// The server has other bytes than the archive for what is proved, and both hold.
+    #[error(
+        "the server's WAL differs from the archive's on timeline {timeline} from {at} on, and both \
+         are valid: this server has another history (a clone, or one restored from an old copy). \
+         The archive was left as it is{}",
+        kept_in(kept)
+    )]
+    Diverged {
+        /// The timeline that both have.
+        timeline: TimelineId,
+        /// The first byte that differs.
+        at: Lsn,
+        /// Where a piece of the server's WAL is, if there was room for it.
+        kept: Option<PathBuf>,
+    },
+    /// The server hasn't got all that is archived, and the same up to there.
+    #[error(
+        "the server's WAL ends at {server}, before the archive's end {archived}: a standby that \
+         hasn't got it yet is waited for; a primary has lost WAL that was archived"
+    )]
+    Behind {
+        /// The server's end.
+        server: Lsn,
+        /// The archive's.
+        archived: Lsn,
+    },
     /// The slot isn't there.
     #[error(
         "the replication slot \"{slot}\" doesn't exist on the server: WAL may be missing that it \
@@ -109,6 +138,18 @@ pub enum SessionError {
     /// The server hasn't got the WAL that follows the archive's end; the gap is recorded.
     #[error("WAL is missing from {} to {}: {}", .0.from, .0.to, .0.reason)]
     Gap(Gap),
+    /// The server is set up so that receiving from it would do harm.
+    #[error("{0}. Nothing was received")]
+    Unfit(Finding),
+    /// The slot kept more than it may.
+    #[error("the replication slot kept {retained} bytes, more than --max-slot-retention")]
+    SlotLetGo {
+        /// What it kept, bytes.
+        retained: u64,
+    },
+    /// The slot that was let go can be made anew.
+    #[error("the replication slot that was let go is made anew")]
+    SlotAgain,
     /// The timeline that was streamed is archived to its end.
     #[error("timeline {timeline} ends at {at}, and the server goes on with timeline {next}")]
     EndOfTimeline {
@@ -119,6 +160,11 @@ pub enum SessionError {
         /// What it goes on with.
         next: TimelineId,
     },
+}
+
+fn kept_in(kept: &Option<PathBuf>) -> String {
+    let of = |path: &PathBuf| format!("; what the server has there is in {}", path.display());
+    kept.as_ref().map_or(String::new(), of)
 }
 
 impl From<AskError> for SessionError {
@@ -159,7 +205,10 @@ impl SessionError {
             | Self::ServerShutDown
             | Self::Protocol(_)
             | Self::Row(_)
+            | Self::Behind { .. }
             | Self::Gap(_)
+            | Self::SlotLetGo { .. }
+            | Self::SlotAgain
             | Self::EndOfTimeline { .. }
             | Self::Archive(ArchiveError::LeftTimeline { .. })
             | Self::Stopped(Stop::Corrupt(_) | Stop::Disk(_) | Stop::Shipped(_)) => Verdict::Retry,

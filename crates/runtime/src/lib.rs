@@ -4,6 +4,8 @@
 //! beside it ([`disk::RealDisk`]). Decisions aren't made here but in the machines, with one
 //! exception: what a failure means for the next attempt ([`receive()`]).
 
+mod base_backup;
+pub mod check;
 mod error;
 mod gap;
 mod link;
@@ -11,6 +13,7 @@ mod receive;
 mod session;
 mod socket;
 
+pub use base_backup::{BackupFailure, BackupReceived, Intake, base_backup, keep_wal};
 pub use error::{AskError, SessionError, Verdict};
 pub use link::Link;
 pub use receive::{Observer, Progress, Receive, Report, Shutdown, receive};

@@ -49,6 +49,12 @@ impl Link {
         })
     }
 
+    /// Says goodbye; a server that doesn't hear it notices the socket's end.
+    pub fn close(&mut self) {
+        self.connection.terminate();
+        _ = self.transmit();
+    }
+
     /// Sends a command and waits for its answer.
     ///
     /// # Errors

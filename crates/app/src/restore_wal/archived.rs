@@ -128,6 +128,9 @@ impl Segment<'_> {
         match absence {
             Absence::There => Err(moved()),
             Absence::Partial { left } => self.deliver_partial(left, streaming),
+            Absence::Left { unfinished: true, .. } if self.args.lost_branch => {
+                self.deliver_partial(None, streaming)
+            }
             Absence::PastTheEnd { .. } if streaming => Err(Refusal::new(
                 Kind::Unfinished,
                 "it isn't archived yet, and a receiver is streaming: what comes next isn't known",
@@ -200,7 +203,7 @@ fn explain(absence: Absence) -> Refusal {
         Absence::PastTheEnd { .. } => {
             Refusal::new(Kind::Absent, "it isn't there, and nothing that belongs to it")
         }
-        Absence::Left { at } => {
+        Absence::Left { at, .. } => {
             Refusal::new(Kind::Absent, format!("it isn't there: its timeline was left at {at}"))
         }
         Absence::Hole { why } => Refusal::new(

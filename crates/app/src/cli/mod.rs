@@ -52,6 +52,12 @@ impl Cli {
 pub(crate) enum Command {
     /// Stream one cluster's WAL into an archive, in the foreground.
     Receive(Box<ReceiveArgs>),
+    /// Take a base backup of a primary or a standby into an archive.
+    Backup(Box<BackupArgs>),
+    /// Make a data directory from an archive: a standby, or recovery to its end or a point in time.
+    Restore(Box<RestoreArgs>),
+    /// Say which backups there are, and what can be recovered.
+    List(ListArgs),
     /// Put a file of WAL into an archive: archive_command = 'seawall archive-wal %p -A DIR'.
     ArchiveWal(ArchiveWalArgs),
     /// Get a file of WAL from an archive: restore_command = 'seawall restore-wal %f %p -A DIR'.
@@ -64,8 +70,22 @@ pub(crate) enum Command {
     Find(FindArgs),
     /// Say what is missing from an archive, and why.
     Gaps(GapsArgs),
+    /// Check the server's set-up and the archive, before it matters; quiet where all is well.
+    Check(Box<CheckArgs>),
+    /// Print records of WAL of any version, as pg_waldump does, and more: seawall waldump --help.
+    #[command(disable_help_flag = true)]
+    Waldump(WaldumpArgs),
     /// Create, read or drop a replication slot.
     Slot(Box<SlotArgs>),
+}
+
+/// `seawall waldump`: its options are pg_waldump's, abbreviations and all, and are parsed as those
+/// are, by `waldump`.
+#[derive(Debug, Args)]
+pub(crate) struct WaldumpArgs {
+    /// As of pg_waldump.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) args: Vec<OsString>,
 }
 
 /// How to reach the server.
@@ -114,6 +134,10 @@ pub(crate) struct ReceiveArgs {
     /// With --create-slot: use the slot if it exists already.
     #[arg(long, requires = "create_slot")]
     pub(crate) if_not_exists: bool,
+    /// Let the slot go when it keeps more than this (16MB, 10GB) on the server and this receiver
+    /// gets no further: an alarm, and made anew later. It guards the server's disk.
+    #[arg(long, value_name = "SIZE", requires = "create_slot", value_parser = bytes)]
+    pub(crate) max_slot_retention: Option<u64>,
     /// Stream without a slot: what the server recycles while this receiver is away is missing.
     #[arg(long, conflicts_with = "slot")]
     pub(crate) no_slot: bool,
@@ -144,6 +168,13 @@ pub(crate) struct ReceiveArgs {
     #[command(flatten)]
     pub(crate) talk: TalkArgs,
 }
+
+/// `seawall backup`, `seawall restore` and `seawall list`.
+pub(crate) use backups::{
+    BackupArgs, Checkpoint, ListArgs, RestoreArgs, TargetAction, TargetArgs, TargetTimeline,
+};
+
+mod backups;
 
 /// `seawall archive-wal`
 #[derive(Debug, Args)]
@@ -179,6 +210,10 @@ pub(crate) struct RestoreWalArgs {
     /// Deliver the last segment too, which isn't whole, up to the last record that is proved.
     #[arg(long)]
     pub(crate) partial: bool,
+    /// With --partial: deliver that of a timeline which a newer one has left, too, for recovery to
+    /// the end of a lost branch.
+    #[arg(long, requires = "partial")]
+    pub(crate) lost_branch: bool,
     /// For a standby, which waits for what isn't there: never end it because something can't be
     /// had at the moment.
     #[arg(long)]
@@ -234,6 +269,37 @@ pub(crate) struct GapsArgs {
     /// Print each gap as a line of JSON.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// `seawall check`
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    /// The archive's directory; without it, only the server is looked at.
+    #[arg(short = 'A', long, value_name = "DIR", env = "SEAWALL_ARCHIVE")]
+    pub(crate) archive: Option<PathBuf>,
+    /// The receiver's replication slot.
+    #[arg(short = 'S', long, value_name = "SLOT", value_parser = slot_name)]
+    pub(crate) slot: Option<SlotName>,
+    /// The receiver's name on the server.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) application_name: Option<String>,
+    /// Don't connect: look at the archive alone.
+    #[arg(long, requires = "archive")]
+    pub(crate) no_server: bool,
+    /// Warn when the receiver is behind by more than this.
+    #[arg(long, value_name = "SIZE", default_value = "1GB", value_parser = bytes)]
+    pub(crate) max_lag: u64,
+    /// Show what is well, too.
+    #[arg(short = 'v', long)]
+    pub(crate) verbose: bool,
+    /// Print one JSON object.
+    #[arg(long, conflicts_with = "nagios")]
+    pub(crate) json: bool,
+    /// Print and end as a Nagios plugin: 0 fine, 1 warning, 2 critical.
+    #[arg(long)]
+    pub(crate) nagios: bool,
+    #[command(flatten)]
+    pub(crate) connection: ConnectionArgs,
 }
 
 /// How much is said.
@@ -296,6 +362,13 @@ pub(crate) enum SlotAction {
 
 fn slot_name(text: &str) -> Result<SlotName, String> {
     SlotName::new(text).map_err(|error| error.to_string())
+}
+
+/// A size as the server writes it.
+fn bytes(text: &str) -> Result<u64, String> {
+    pg_wire::row::parse_size(text)
+        .filter(|bytes| *bytes > 0)
+        .ok_or_else(|| "expected a size such as 512MB, 10GB or 1TB".to_owned())
 }
 
 /// Seconds as pg_receivewal takes them, or a duration as the server writes it.
