@@ -11,6 +11,7 @@ use wal_format::{
 };
 
 use crate::index::IndexBuilder;
+use crate::reader::feed;
 use crate::{ArchiveError, Catalogue};
 
 /// How much is read at once: large enough to be fast past the page cache, small enough to be
@@ -123,18 +124,7 @@ impl Catalogue {
         visitor: &mut impl Visitor,
     ) -> Result<Option<DecodeError>, DiskError> {
         let file = self.files.open_read(path, Access::Direct)?;
-        let mut buf = AlignedBuf::zeroed(READ_LEN);
-        let mut offset = 0;
-        loop {
-            let len = file.read_at(offset, &mut buf, READ_LEN)?;
-            let Some(bytes) = buf.get(..len).filter(|bytes| !bytes.is_empty()) else {
-                return Ok(None);
-            };
-            if let Err(error) = validator.feed(bytes, visitor) {
-                return Ok(Some(error));
-            }
-            offset += len as u64;
-        }
+        feed(&*file, 0..file.len()?, validator, visitor)
     }
 
     pub(crate) fn expect(&self, timeline: TimelineId) -> Expect {

@@ -11,6 +11,7 @@
 //! page. It costs a read or two. Where the segment before isn't archived, the rest of that record
 //! stays unproved, and the proof says so.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use disk::{Access, AlignedBuf, DiskError, ErrorKind, ReadAt};
@@ -71,21 +72,11 @@ impl Reader {
     /// Feeds all from `offset` on; gives what stopped it.
     pub(crate) fn feed(
         &self,
-        mut offset: u64,
+        offset: u64,
         validator: &mut Validator,
         visitor: &mut impl Visitor,
     ) -> Result<Option<DecodeError>, DiskError> {
-        let mut buf = AlignedBuf::zeroed(READ_LEN);
-        loop {
-            let len = self.read_at(offset, &mut buf)?;
-            let Some(bytes) = buf.get(..len).filter(|bytes| !bytes.is_empty()) else {
-                return Ok(None);
-            };
-            if let Err(error) = validator.feed(bytes, visitor) {
-                return Ok(Some(error));
-            }
-            offset += len as u64;
-        }
+        feed(&*self.file, offset..self.len, validator, visitor)
     }
 
     /// The header of the page at `offset`.
@@ -96,6 +87,25 @@ impl Reader {
     ) -> Result<Option<PageHeader>, DiskError> {
         let len = self.read_at(offset, page)?;
         Ok(page.get(..len).and_then(PageHeader::read))
+    }
+}
+
+/// Feeds these bytes of a file; gives what stopped it.
+pub(crate) fn feed(
+    file: &dyn ReadAt,
+    bytes: Range<u64>,
+    validator: &mut Validator,
+    visitor: &mut impl Visitor,
+) -> Result<Option<DecodeError>, DiskError> {
+    let (mut buf, mut at) = (AlignedBuf::zeroed(READ_LEN), bytes.start);
+    loop {
+        let left = usize::try_from(bytes.end.saturating_sub(at)).unwrap_or(usize::MAX);
+        let len = if left == 0 { 0 } else { file.read_at(at, &mut buf, READ_LEN)?.min(left) };
+        let Some(read) = buf.get(..len).filter(|read| !read.is_empty()) else { return Ok(None) };
+        if let Err(error) = validator.feed(read, visitor) {
+            return Ok(Some(error));
+        }
+        at += len as u64;
     }
 }
 

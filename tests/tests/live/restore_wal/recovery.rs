@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use testkit::load::{CommitLoad, LoadOptions};
@@ -10,6 +11,7 @@ use testkit::process::run;
 use testkit::servers::{Server, StopMode, full};
 
 use super::super::common::{LIMIT, Must, Receiver, lsn, on_each_major, server, server_flush};
+use super::super::program::ended;
 use super::{Kept, work};
 
 on_each_major!(every_acknowledged_commit_is_recovered, super::primary_is_lost);
@@ -117,4 +119,24 @@ fn a_hot_standby_outlives_an_outage_of_the_archive() {
     let log = standby.log_text();
     assert!(log.contains("isn't mounted"), "{log}");
     receiver.stop();
+}
+
+/// Whatever the directory is called.
+#[test]
+fn the_line_that_status_shows_works_as_it_is() {
+    let mut kept = Kept::new();
+    kept.archive = kept.archive.with_file_name("it's 100% \"odd\", \\ and $(false)");
+    let primary = server(18, 1, &[]);
+    let mut receiver = kept.receiver(&primary);
+    let mut status = Command::new(&kept.program);
+    status.args(["status", "--json", "-A"]).arg(&kept.archive);
+    let status: serde_json::Value = serde_json::from_str(&ended(&mut status).stdout).must();
+    let line = status["restore_command"].as_str().unwrap_or_default();
+    let mut restored = primary.base_backup("recovery.signal", &[line]).must();
+    receiver.await_flush(&primary, work(&primary));
+    let rows = primary.sql("SELECT count(*) FROM t").must();
+    receiver.stop();
+    restored.restart().must();
+    restored.wait_until("the end of recovery", LIMIT, "NOT pg_is_in_recovery()").must();
+    assert_eq!(restored.sql("SELECT count(*) FROM t").must(), rows);
 }
