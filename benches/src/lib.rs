@@ -8,5 +8,6 @@ pub mod backup;
 pub mod catchup;
 pub mod measure;
 pub mod memory;
+pub mod restore_wal;
 pub mod sink;
 pub mod sync;

@@ -8,11 +8,13 @@ use std::path::{Path, PathBuf};
 const MAY_USE: &[(&str, &[&str])] = &[
     ("pg-types", &[]),
     ("wal-format", &["pg-types"]),
+    ("wal-describe", &["pg-types", "wal-format"]),
     ("pg-wire", &["pg-types"]),
     ("replication", &["pg-types", "pg-wire"]),
     ("disk", &[]),
     ("archive", &["pg-types", "wal-format", "disk"]),
     ("backup", &["pg-types", "wal-format", "disk", "archive"]),
+    ("waldump", &["pg-types", "wal-format", "wal-describe", "disk", "archive"]),
     ("runtime", &["pg-types", "pg-wire", "replication", "disk", "archive", "wal-format"]),
     (
         "app",
@@ -25,6 +27,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "archive",
             "backup",
             "runtime",
+            "waldump",
         ],
     ),
     ("testkit", &[]),

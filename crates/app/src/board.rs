@@ -1,6 +1,7 @@
 //! What a running receiver says of itself: a board that its observer writes on, and that
 //! `run/receiver.sock` gives to whoever connects, as one JSON object.
 
+use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -11,6 +12,7 @@ use std::{fs, thread};
 
 use jiff::Timestamp;
 use pg_types::{Lsn, Positions};
+use runtime::Progress;
 use serde_json::{Value, json};
 
 /// The socket's name in `run/`.
@@ -21,6 +23,18 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const MAX_ANSWER_BYTES: u64 = 1 << 20;
 /// Serving takes no more than the answer's text.
 const STACK_BYTES: usize = 64 << 10;
+
+/// What happened lately and was worth a warning: so much is kept for whoever asks later.
+const EVENTS: usize = 20;
+
+/// What becomes of the slot that keeps WAL for a receiver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Slot {
+    /// It keeps what isn't acknowledged.
+    Held,
+    /// It was dropped since it kept too much, and is made anew in time.
+    LetGo,
+}
 
 /// Where a receiver stands, for people and programs.
 #[derive(Clone, Debug)]
@@ -34,12 +48,14 @@ struct Standing {
     /// What a session knows of its server.
     upstream: Value,
     slot: Option<String>,
-    positions: Option<Positions>,
-    upstream_end: Lsn,
+    slot_is: Slot,
+    progress: Option<Progress>,
     rate_bytes: f64,
     /// When everything that the server was known to have was durable.
     caught_up: Instant,
     last_error: Option<(Timestamp, String)>,
+    /// Newest last: when, the level, the text.
+    events: VecDeque<(Timestamp, &'static str, String)>,
 }
 
 impl Board {
@@ -51,11 +67,12 @@ impl Board {
             since: now,
             upstream: Value::Null,
             slot,
-            positions: None,
-            upstream_end: Lsn::INVALID,
+            slot_is: Slot::Held,
+            progress: None,
             rate_bytes: 0.0,
             caught_up: Instant::now(),
             last_error: None,
+            events: VecDeque::new(),
         })))
     }
 
@@ -63,12 +80,28 @@ impl Board {
         change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// `connecting`, `starting`, `streaming`, `disk full`, `stopping`.
-    pub(crate) fn state(&self, state: &'static str) {
+    /// `connecting`, `starting`, `streaming`, `disk full`, `stopping`; whether that is new.
+    pub(crate) fn state(&self, state: &'static str) -> bool {
+        let mut is_new = false;
         self.change(|standing| {
-            if standing.state != state {
+            is_new = standing.state != state;
+            if is_new {
                 (standing.state, standing.since) = (state, Timestamp::now());
             }
+        });
+        is_new
+    }
+
+    pub(crate) fn slot(&self, slot_is: Slot) {
+        self.change(|standing| standing.slot_is = slot_is);
+    }
+
+    pub(crate) fn event(&self, level: &'static str, text: &str) {
+        self.change(|standing| {
+            if standing.events.len() == EVENTS {
+                standing.events.pop_front();
+            }
+            standing.events.push_back((Timestamp::now(), level, text.to_owned()));
         });
     }
 
@@ -80,12 +113,11 @@ impl Board {
         self.change(|standing| standing.last_error = Some((Timestamp::now(), error)));
     }
 
-    pub(crate) fn progress(&self, positions: Positions, upstream_end: Lsn, rate_bytes: f64) {
+    pub(crate) fn progress(&self, progress: Progress, rate_bytes: f64) {
         self.change(|standing| {
-            standing.positions = Some(positions);
-            standing.upstream_end = upstream_end;
+            standing.progress = Some(progress);
             standing.rate_bytes = rate_bytes;
-            if durable(&positions) >= upstream_end {
+            if durable(&progress.positions) >= progress.upstream {
                 standing.caught_up = Instant::now();
             }
         });
@@ -93,29 +125,45 @@ impl Board {
 
     fn as_json(&self) -> Value {
         let standing = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let end = standing.upstream_end;
-        let lag_bytes = standing.positions.map(|at| end.saturating_since(durable(&at)));
+        let progress = standing.progress;
+        let lag_bytes = progress.map(|at| at.upstream.saturating_since(durable(&at.positions)));
         let behind = lag_bytes != Some(0);
         let lag_seconds = if behind { standing.caught_up.elapsed().as_secs_f64() } else { 0.0 };
-        let at = |lsn: fn(&Positions) -> Lsn| standing.positions.map(|p| lsn(&p).to_string());
+        let at = |lsn: fn(&Progress) -> Lsn| progress.map(|at| lsn(&at).to_string());
+        let slot = standing.slot.as_ref().map(|name| {
+            let held = standing.slot_is == Slot::Held;
+            json!({
+                "name": name,
+                "state": if held { "held" } else { "let go" },
+                "retained_bytes": progress
+                    .filter(|_| held)
+                    .map(|at| at.upstream.saturating_since(at.acknowledged)),
+            })
+        });
+        let events = standing
+            .events
+            .iter()
+            .map(|(at, level, text)| json!({"at": self::text(*at), "level": level, "text": text}));
         json!({
             "process": std::process::id(),
             "started": text(standing.started),
             "state": standing.state,
             "since": text(standing.since),
             "upstream": standing.upstream,
-            "slot": standing.slot,
-            "received": at(|positions| positions.received.0),
-            "proved": at(|positions| positions.proved.0),
-            "written": at(|positions| positions.written.0),
-            "durable": at(|positions| positions.durable.0),
-            "upstream_end": end.is_valid().then(|| end.to_string()),
+            "slot": slot,
+            "received": at(|at| at.positions.received.0),
+            "proved": at(|at| at.positions.proved.0),
+            "written": at(|at| at.positions.written.0),
+            "durable": at(|at| at.positions.durable.0),
+            "acknowledged": at(|at| at.acknowledged),
+            "upstream_end": at(|at| at.upstream),
             "lag_bytes": lag_bytes,
             "lag_seconds": lag_bytes.map(|_| (lag_seconds * 10.0).round() / 10.0),
             "bytes_per_second": standing.rate_bytes.round(),
             "last_error": standing.last_error.as_ref().map(|(when, error)| {
                 json!({"at": text(*when), "error": error})
             }),
+            "events": events.collect::<Vec<_>>(),
         })
     }
 

@@ -39,6 +39,7 @@ pub(crate) fn settings(
         env: &|name| std::env::var(name).ok(),
         os_user: os_user(),
         home: std::env::home_dir(),
+        read_file: &|path| fs::read(path),
         socket_dirs: socket_dirs.collect(),
         fallback_application_name: Some(fallback.to_owned()),
     })?;
@@ -67,13 +68,7 @@ fn read_password_file(settings: &mut ConnectionSettings) {
 
 /// The name of the user that runs this: what `/etc/passwd` says, as libpq asks.
 fn os_user() -> Option<String> {
-    let uid = rustix::process::getuid().as_raw().to_string();
-    let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
-    let mut lines = passwd.lines().map(|line| line.split(':'));
-    let name = lines.find_map(|mut fields| {
-        let name = fields.next()?;
-        (fields.nth(1)? == uid).then(|| name.to_owned())
-    });
     // A user of a directory service isn't in the file.
+    let name = runtime::user_name(rustix::process::getuid().as_raw());
     name.or_else(|| std::env::var("USER").ok())
 }

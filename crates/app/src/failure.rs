@@ -86,7 +86,10 @@ impl From<ArchiveError> for Failure {
             ArchiveError::Disk(_)
             | ArchiveError::StagingLocked { .. }
             | ArchiveError::ShippedSize { .. }
-            | ArchiveError::ShippedInvalid { .. } => Exit::Failed,
+            | ArchiveError::ShippedInvalid { .. }
+            | ArchiveError::OddSize { .. }
+            | ArchiveError::Damaged { .. }
+            | ArchiveError::Changing => Exit::Failed,
             ArchiveError::Locked { .. } => Exit::InUse,
             ArchiveError::LeftTimeline { .. }
             | ArchiveError::OtherHistory { .. }
@@ -109,8 +112,9 @@ impl From<SessionError> for Failure {
                      and at the server's own copy with pg_waldump"
                 ),
             },
-            SessionError::Stopped(stop @ Stop::Diverged { .. }) => {
-                Self { exit: Exit::Diverged, message: format!("ALARM: {stop}") }
+            error @ (SessionError::Diverged { .. }
+            | SessionError::Stopped(Stop::Diverged { .. })) => {
+                Self { exit: Exit::Diverged, message: format!("ALARM: {error}") }
             }
             error => Self::failed(error),
         }

@@ -11,10 +11,10 @@ use disk::RealFiles;
 use pg_types::{Branch, TimelineId};
 use serde_json::{Value, json};
 
-use crate::Failure;
 use crate::cli::ListArgs;
 use crate::find::show_time;
 use crate::observer::size;
+use crate::{Failure, timelines};
 
 pub(crate) fn run(args: &ListArgs) -> Result<(), Failure> {
     let about = |failure: Failure| failure.of(&format!("the archive {}", args.archive.display()));
@@ -54,6 +54,30 @@ fn windows(
     Ok(windows)
 }
 
+/// What can be recovered on each timeline: of the windows that end at one place the widest, and
+/// none that nothing can be recovered in.
+pub(crate) fn widest_windows(
+    catalogue: &Catalogue,
+    survey: &Survey,
+    archive: &Path,
+) -> Result<Vec<Window>, Failure> {
+    let (backups, _) = Backups::open(archive)?.list()?;
+    let mut widest: Vec<Window> = Vec::new();
+    for backup in &backups {
+        for window in windows(catalogue, survey, backup)?.into_iter().filter(Window::is_open) {
+            let ends =
+                |other: &&mut Window| (other.timeline, other.to) == (window.timeline, window.to);
+            match widest.iter_mut().find(ends) {
+                Some(other) if other.from <= window.from => {}
+                Some(other) => *other = window,
+                None => widest.push(window),
+            }
+        }
+    }
+    widest.sort_by_key(|window| (window.timeline, window.from));
+    Ok(widest)
+}
+
 impl Listed {
     fn of(archive: &Path) -> Result<Self, Failure> {
         let catalogue = Catalogue::open(Arc::new(RealFiles::new(archive.to_owned())))?;
@@ -77,7 +101,7 @@ impl Listed {
             .broken
             .iter()
             .map(|broken| json!({"id": broken.id, "error": broken.error.to_string()}));
-        let timelines = self.timelines.iter().map(crate::status::timeline_as_json);
+        let timelines = self.timelines.iter().map(timelines::as_json);
         json!({
             "backups": backups.collect::<Vec<_>>(),
             "broken": broken.collect::<Vec<_>>(),
@@ -114,14 +138,11 @@ impl Listed {
         for broken in &self.broken {
             _ = writeln!(text, "BROKEN {}", broken.error);
         }
-        for timeline in &self.timelines {
-            _ = writeln!(text, "{}", crate::status::timeline_as_text(timeline));
-        }
-        text
+        text + &timelines::as_text(&self.timelines)
     }
 }
 
-fn window_as_text(window: &Window) -> String {
+pub(crate) fn window_as_text(window: &Window) -> String {
     let Window { timeline, from, to, .. } = window;
     if !window.is_open() {
         return format!("on timeline {timeline}: nothing, since WAL is missing from {to} on");
@@ -139,7 +160,7 @@ pub(crate) fn backup_as_json(backup: &Description) -> Value {
     value
 }
 
-fn window_as_json(window: &Window) -> Value {
+pub(crate) fn window_as_json(window: &Window) -> Value {
     json!({
         "timeline": window.timeline.as_u32(),
         "open": window.is_open(),

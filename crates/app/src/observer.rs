@@ -10,73 +10,12 @@ use pg_types::Lsn;
 use replication::StartFrom;
 use runtime::{Observer, Progress, Report};
 use serde_json::{Value, json};
-use tracing::level_filters::LevelFilter;
-use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::fmt::MakeWriter;
+use tracing::Level;
+use tracing_appender::non_blocking::{NonBlocking, WorkerGuard};
 
-use crate::board::Board;
-use crate::cli::TalkArgs;
-use crate::terminal;
-
-/// Back to the line's start, and clear it.
-const CLEAR_LINE: &str = "\r\x1b[K";
-
-/// Lines that wait for a reader who doesn't read: a thread's end holds them, so that neither a
-/// terminal that is stopped nor a pipe that is full or broken holds up WAL. Later ones are lost.
-const WAITING_LINES: usize = 1024;
-
-/// The log, and what else is shown; written to its end when this is dropped.
-pub(crate) struct Log {
-    stderr: NonBlocking,
-    /// Whether a living line is to be shown below the log.
-    live: bool,
-    _worker: WorkerGuard,
-}
-
-fn beside<W: Write + Send + 'static>(to: W) -> (NonBlocking, WorkerGuard) {
-    NonBlockingBuilder::default().lossy(true).buffered_lines_limit(WAITING_LINES).finish(to)
-}
-
-/// Starts the log.
-pub(crate) fn start_log(talk: TalkArgs, json: bool) -> Log {
-    let level = match talk.verbose {
-        _ if talk.quiet => LevelFilter::WARN,
-        0 => LevelFilter::INFO,
-        1 => LevelFilter::DEBUG,
-        _ => LevelFilter::TRACE,
-    };
-    let watched = terminal::is_watched();
-    let live = watched && !talk.quiet && !json;
-    let (stderr, worker) = beside(io::stderr());
-    let log = tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_target(false)
-        .with_ansi(watched)
-        .with_writer(AboveTheLine { stderr: stderr.clone(), live })
-        // It would be told to standard error, and panic where that is what can't be written.
-        .log_internal_errors(false);
-    // A second start, as in tests, leaves the first as it is.
-    _ = log.try_init();
-    Log { stderr, live, _worker: worker }
-}
-
-/// Standard error, with the living line cleared before a line of the log.
-struct AboveTheLine {
-    stderr: NonBlocking,
-    live: bool,
-}
-
-impl<'a> MakeWriter<'a> for AboveTheLine {
-    type Writer = NonBlocking;
-
-    fn make_writer(&'a self) -> NonBlocking {
-        let mut stderr = self.stderr.clone();
-        if self.live {
-            _ = stderr.write_all(CLEAR_LINE.as_bytes());
-        }
-        stderr
-    }
-}
+use crate::board::{Board, Slot};
+use crate::log::{self, CLEAR_LINE, Log, beside};
+use crate::service;
 
 /// JSON events on standard output. A reader that went away doesn't end the receiving of WAL; one
 /// that falls behind is told how many events it lost.
@@ -118,168 +57,232 @@ impl Talk {
         let archive = archive.display().to_string();
         let events = json.then(|| beside(io::stdout()));
         let events = events.map(|(stdout, worker)| Events { stdout, lost: 0, _worker: worker });
-        let line = log.live.then(|| log.stderr.clone());
+        let line = log.line();
         Self { segment_names, archive, server, board, events, line, last: None, rate_bytes: 0.0 }
     }
 
     /// The last word.
     pub(crate) fn ended(&mut self, how: &str) {
-        tracing::info!("{how}");
-        self.event(&json!({"event": "ended", "how": how}));
+        self.tell(Level::INFO, &json!({"event": "ended", "how": how}), how);
     }
 
-    fn event(&mut self, value: &Value) {
-        if let Some(events) = &mut self.events {
-            events.write(value);
+    /// What happened, for programs and for people.
+    fn tell(&mut self, level: Level, facts: &Value, text: &str) {
+        log::say(level, facts, text);
+        if level <= Level::WARN {
+            self.board.event(level.as_str(), text);
         }
+        if let Some(events) = &mut self.events {
+            events.write(facts);
+        }
+    }
+
+    fn state(&self, state: &'static str) {
+        if self.board.state(state) {
+            service::status(state);
+        }
+    }
+
+    fn segment_name(
+        &self,
+        timeline: pg_types::TimelineId,
+        number: pg_types::SegmentNumber,
+    ) -> String {
+        let path = self.segment_names.segment(timeline, number);
+        path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
     }
 
     fn archive_event(&mut self, event: &Event) {
         match event {
             Event::Sealed(timeline, number) => {
-                let path = self.segment_names.segment(*timeline, *number);
-                let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
-                let name = name.unwrap_or_default();
-                tracing::debug!("sealed {name}");
-                self.event(&json!({"event": "sealed", "segment": name}));
+                let name = self.segment_name(*timeline, *number);
+                let text = format!("sealed {name}");
+                self.tell(Level::DEBUG, &json!({"event": "sealed", "segment": name}), &text);
             }
             Event::Settled(entry) => {
-                let path = self.segment_names.segment(entry.timeline, entry.number);
-                let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
-                self.event(&json!({"event": "settled", "segment": name, "records": entry.records}));
+                let name = self.segment_name(entry.timeline, entry.number);
+                let text = format!("settled {name}, {} records", entry.records);
+                let facts = json!({"event": "settled", "segment": name, "records": entry.records});
+                self.tell(Level::TRACE, &facts, &text);
             }
             Event::DiskFull(error) => {
-                self.board.state("disk full");
+                self.state("disk full");
                 self.board.error(error.to_string());
-                tracing::error!(
+                let text = format!(
                     "{error}; receiving waits until there is room in {}, and the server keeps its \
                      WAL meanwhile",
                     self.archive
                 );
-                self.event(&json!({"event": "disk_full", "error": error.to_string()}));
+                let facts = json!({"event": "disk_full", "error": error.to_string()});
+                self.tell(Level::ERROR, &facts, &text);
             }
             Event::DiskHasRoom => {
-                self.board.state("streaming");
-                tracing::info!("there is room again; receiving goes on");
-                self.event(&json!({"event": "disk_has_room"}));
+                self.state("streaming");
+                let text = "there is room again; receiving goes on";
+                self.tell(Level::INFO, &json!({"event": "disk_has_room"}), text);
             }
             Event::IndexLost(error) => {
-                tracing::warn!("{error}; the index entry can be made again from the segment");
+                let text = format!("{error}; the index entry can be made again from the segment");
+                let facts = json!({"event": "index_lost", "error": error.to_string()});
+                self.tell(Level::WARN, &facts, &text);
             }
             _ => {}
         }
+    }
+
+    fn connected(&mut self, facts: &runtime::Facts) {
+        self.segment_names.segment_size = facts.geometry.segment_size;
+        let (version, system) = (facts.version, &facts.system);
+        self.state("starting");
+        self.board.upstream(json!({
+            "server": self.server,
+            "version": version.to_string(),
+            "timeline": system.timeline.as_u32(),
+        }));
+        let text = format!(
+            "connected to PostgreSQL {version}, system {}, timeline {}, segments of {}",
+            system.system_id, system.timeline, facts.geometry.segment_size
+        );
+        let facts = json!({
+            "event": "connected",
+            "version": version.to_string(),
+            "system_identifier": system.system_id.to_string(),
+            "timeline": system.timeline.as_u32(),
+            "segment_size": facts.geometry.segment_size.bytes(),
+        });
+        self.tell(Level::INFO, &facts, &text);
+    }
+
+    fn gap(&mut self, gap: &Gap) {
+        let Gap { timeline, from, to_timeline, to, reason, .. } = gap;
+        let text = format!(
+            "ALARM: WAL is missing from {from} on timeline {timeline} to {to} on timeline \
+             {to_timeline}, {}: {reason}. Nothing can be recovered from before it to behind it: \
+             take a base backup now. It is in `seawall gaps`",
+            size(to.saturating_since(*from) as f64)
+        );
+        let facts = json!({
+            "event": "gap",
+            "timeline": timeline.as_u32(),
+            "from": from.to_string(),
+            "to_timeline": to_timeline.as_u32(),
+            "to": to.to_string(),
+            "reason": reason,
+        });
+        self.tell(Level::ERROR, &facts, &text);
+    }
+
+    fn lost_branch(&mut self, lost: &archive::LostBranch) {
+        let (timeline, from, to) = (lost.timeline, lost.from, lost.to);
+        let text = format!(
+            "ALARM: timeline {timeline} was archived up to {to}, and the server's history left it \
+             at {from}: {} of acknowledged WAL aren't part of it. They stay in the archive, on \
+             timeline {timeline}; look there for commits that the promoted server hasn't got",
+            size(to.saturating_since(from) as f64)
+        );
+        let facts = json!({
+            "event": "lost_branch",
+            "timeline": timeline.as_u32(),
+            "from": from.to_string(),
+            "to": to.to_string(),
+        });
+        self.tell(Level::ERROR, &facts, &text);
+    }
+
+    fn slot_let_go(&mut self, slot: &str, retained: u64, limit: u64) {
+        self.board.slot(Slot::LetGo);
+        let text = format!(
+            "ALARM: the replication slot \"{slot}\" kept {} on the server, more than \
+             --max-slot-retention allows, and was dropped: the server may remove WAL that this \
+             archive hasn't got. Receiving goes on without it, and the slot is made anew when it \
+             has caught up; what is missing then is in `seawall gaps`",
+            size(retained as f64)
+        );
+        let facts = json!({
+            "event": "slot_let_go",
+            "slot": slot,
+            "retained_bytes": retained,
+            "limit_bytes": limit,
+        });
+        self.tell(Level::ERROR, &facts, &text);
     }
 }
 
 impl Observer for Talk {
     fn report(&mut self, report: &Report<'_>) {
         match report {
-            Report::Connected(facts) => {
-                self.segment_names.segment_size = facts.geometry.segment_size;
-                let (version, system) = (facts.version, &facts.system);
-                tracing::info!(
-                    "connected to PostgreSQL {version}, system {}, timeline {}, segments of {}",
-                    system.system_id,
-                    system.timeline,
-                    facts.geometry.segment_size
-                );
-                self.board.state("starting");
-                self.board.upstream(json!({
-                    "server": self.server,
-                    "version": version.to_string(),
-                    "timeline": system.timeline.as_u32(),
-                }));
-                self.event(&json!({
-                    "event": "connected",
-                    "version": version.to_string(),
-                    "system_identifier": system.system_id.to_string(),
-                    "timeline": system.timeline.as_u32(),
-                    "segment_size": facts.geometry.segment_size.bytes(),
-                }));
-            }
+            Report::Connected(facts) => self.connected(facts),
             Report::SlotCreated(slot) => {
-                tracing::info!("created the replication slot \"{}\"", slot.as_str());
-                self.event(&json!({"event": "slot_created", "slot": slot.as_str()}));
+                self.board.slot(Slot::Held);
+                let text = format!("created the replication slot \"{}\"", slot.as_str());
+                let facts = json!({"event": "slot_created", "slot": slot.as_str()});
+                self.tell(Level::INFO, &facts, &text);
+            }
+            Report::SlotLetGo { slot, retained, limit } => {
+                self.slot_let_go(slot.as_str(), *retained, *limit);
             }
             Report::Streaming { timeline, start, proved, begins } => {
                 if let Some(StartFrom::ServerEnd(lsn)) = begins {
-                    tracing::warn!(
+                    let text = format!(
                         "the archive begins at the server's end, {lsn}: nothing proves that no \
                          WAL is missing before; a base backup taken from now on can be recovered"
                     );
+                    let facts = json!({"event": "begins_at_server_end", "lsn": lsn.to_string()});
+                    self.tell(Level::WARN, &facts, &text);
                 }
-                self.board.state("streaming");
-                tracing::info!(
-                    "streaming timeline {timeline} from {start}; archived up to {proved}"
-                );
-                self.event(&json!({
+                self.state("streaming");
+                let text =
+                    format!("streaming timeline {timeline} from {start}; archived up to {proved}");
+                let facts = json!({
                     "event": "streaming",
                     "timeline": timeline.as_u32(),
                     "start": start.to_string(),
                     "archived": proved.to_string(),
-                }));
+                });
+                self.tell(Level::INFO, &facts, &text);
             }
-            Report::Note(note) => tracing::warn!("{note}"),
+            Report::Finding(finding) => {
+                let facts = json!({"event": "finding", "check": finding.check});
+                self.tell(Level::WARN, &facts, &finding.to_string());
+            }
+            Report::Note(note) => {
+                self.tell(Level::WARN, &json!({"event": "note", "note": note}), note);
+            }
             Report::Archive(event) => self.archive_event(event),
-            Report::Notice(notice) => tracing::info!("the server says: {notice}"),
+            Report::Notice(notice) => {
+                let facts = json!({"event": "notice", "notice": notice.to_string()});
+                self.tell(Level::INFO, &facts, &format!("the server says: {notice}"));
+            }
             Report::TimelineEnded { timeline, at, next } => {
-                tracing::info!("timeline {timeline} ended at {at}; going on with timeline {next}");
-                self.event(&json!({
+                let text =
+                    format!("timeline {timeline} ended at {at}; going on with timeline {next}");
+                let facts = json!({
                     "event": "timeline_ended",
                     "timeline": timeline.as_u32(),
                     "at": at.to_string(),
                     "next": next.as_u32(),
-                }));
+                });
+                self.tell(Level::INFO, &facts, &text);
             }
-            Report::Gap(gap) => {
-                let Gap { timeline, from, to_timeline, to, reason, .. } = gap;
-                tracing::error!(
-                    "ALARM: WAL is missing from {from} on timeline {timeline} to {to} on timeline \
-                     {to_timeline}, {}: {reason}. Nothing can be recovered from before it to \
-                     behind it: take a base backup now. It is in `seawall gaps`",
-                    size(to.saturating_since(*from) as f64)
-                );
-                self.event(&json!({
-                    "event": "gap",
-                    "timeline": timeline.as_u32(),
-                    "from": from.to_string(),
-                    "to_timeline": to_timeline.as_u32(),
-                    "to": to.to_string(),
-                    "reason": reason,
-                }));
-            }
-            Report::LostBranch(lost) => {
-                let (timeline, from, to) = (lost.timeline, lost.from, lost.to);
-                tracing::error!(
-                    "ALARM: timeline {timeline} was archived up to {to}, and the server's history \
-                     left it at {from}: {} of acknowledged WAL aren't part of it. They stay in \
-                     the archive, on timeline {timeline}; look there for commits that the \
-                     promoted server hasn't got",
-                    size(to.saturating_since(from) as f64)
-                );
-                self.event(&json!({
-                    "event": "lost_branch",
-                    "timeline": timeline.as_u32(),
-                    "from": from.to_string(),
-                    "to": to.to_string(),
-                }));
-            }
+            Report::Gap(gap) => self.gap(gap),
+            Report::LostBranch(lost) => self.lost_branch(lost),
             Report::Withdrawn(withdrawn) => {
-                tracing::warn!(
-                    "{} is fetched again: the record that runs over its end doesn't hold",
-                    withdrawn.segment.display()
-                );
                 let segment = withdrawn.segment.display().to_string();
-                self.event(&json!({"event": "withdrawn", "segment": segment}));
+                let text = format!(
+                    "{segment} is fetched again: the record that runs over its end doesn't hold"
+                );
+                self.tell(Level::WARN, &json!({"event": "withdrawn", "segment": segment}), &text);
             }
             Report::Disconnected { error, pause } => {
-                self.board.state("connecting");
+                self.state("connecting");
                 self.board.error(error.to_string());
-                tracing::warn!("{error}; connecting again in {:.1} s", pause.as_secs_f64());
-                self.event(&json!({"event": "disconnected", "error": error.to_string()}));
+                let text = format!("{error}; connecting again in {:.1} s", pause.as_secs_f64());
+                let facts = json!({"event": "disconnected", "error": error.to_string()});
+                self.tell(Level::WARN, &facts, &text);
             }
             Report::Stopping => {
-                self.board.state("stopping");
+                self.state("stopping");
+                service::stopping();
                 tracing::info!("stopping");
             }
             _ => {}
@@ -294,7 +297,7 @@ impl Observer for Talk {
             self.rate_bytes = received.saturating_since(from) as f64 / seconds;
             self.last = Some((now, received));
         }
-        self.board.progress(progress.positions, progress.upstream, self.rate_bytes);
+        self.board.progress(*progress, self.rate_bytes);
         let Some(stderr) = &mut self.line else { return };
         let durable = progress.positions.durable.0;
         let lag = progress.upstream.saturating_since(durable);

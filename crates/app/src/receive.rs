@@ -11,14 +11,14 @@ use tokio::sync::{Notify, watch};
 
 use crate::board::Board;
 use crate::cli::ReceiveArgs;
-use crate::observer::{Talk, start_log};
-use crate::{Failure, connect, terminal};
+use crate::observer::Talk;
+use crate::{Failure, connect, log, service, terminal};
 
 /// The name that `synchronous_standby_names` knows a receiver by unless told otherwise.
-const APPLICATION_NAME: &str = "seawall";
+pub(crate) const APPLICATION_NAME: &str = "seawall";
 
 pub(crate) fn run(args: &ReceiveArgs) -> Result<(), Failure> {
-    let log = start_log(args.talk, args.json);
+    let log = log::start(args.talk, args.json, Some(&args.archive));
     let what = plan(args)?;
     if what.slot.is_none() && !args.no_slot {
         tracing::warn!(
@@ -38,6 +38,7 @@ pub(crate) fn run(args: &ReceiveArgs) -> Result<(), Failure> {
     if let Err(error) = board.serve(&args.archive) {
         tracing::warn!("`seawall status` won't find this receiver: {error}");
     }
+    service::ready();
     let server = what.settings.endpoint().to_string();
     let mut talk = Talk::new(&args.archive, server, board, args.json, &log);
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -50,7 +51,10 @@ pub(crate) fn run(args: &ReceiveArgs) -> Result<(), Failure> {
         let mut disk = open_disk(&args.archive, Arc::new(move || wake.notify_one()))?;
         let (stop, shutdown) = watch::channel(false);
         let signals = tokio::spawn(stop_on_signal(stop));
-        let ended = runtime::receive(&what, &claim, &mut disk, &woken, shutdown, &mut talk).await;
+        let ended = tokio::select! {
+            ended = runtime::receive(&what, &claim, &mut disk, &woken, shutdown, &mut talk) => ended,
+            never = service::pat_watchdog() => never,
+        };
         signals.abort();
         ended.map_err(Failure::from)
     });
@@ -70,6 +74,7 @@ fn plan(args: &ReceiveArgs) -> Result<Receive, Failure> {
         slot: args.slot.clone(),
         create_slot: args.create_slot,
         if_not_exists: args.if_not_exists,
+        max_slot_retention: args.max_slot_retention,
         start_position: None,
         end_position: args.endpos,
         reconnect: !args.no_loop,

@@ -15,7 +15,8 @@ use pg_types::{Branch, TimelineId};
 use crate::cli::{RestoreArgs, TargetArgs, TargetTimeline};
 use crate::find::{parse_time, show_time};
 use crate::list::branch_of;
-use crate::observer::{size, start_log};
+use crate::log;
+use crate::observer::size;
 use crate::{Exit, Failure};
 
 /// Threads beyond that have only the disk to wait for.
@@ -24,7 +25,7 @@ const MAX_JOBS: usize = 64;
 const FEWEST_JOBS: usize = 4;
 
 pub(crate) fn run(args: &RestoreArgs) -> Result<(), Failure> {
-    let _log = start_log(args.talk, false);
+    let _log = log::start(args.talk, false, Some(&args.archive));
     let about = |failure: Failure| failure.of(&format!("the archive {}", args.archive.display()));
     let catalogue = Catalogue::open(Arc::new(RealFiles::new(args.archive.clone())));
     let catalogue = catalogue.map_err(|error| about(error.into()))?;
@@ -185,7 +186,7 @@ fn recovery(
 }
 
 /// This program, with the archive's whole path: the server runs it from elsewhere.
-fn restore_command(archive: &Path, flags: &str) -> Result<String, Failure> {
+pub(crate) fn restore_command(archive: &Path, flags: &str) -> Result<String, Failure> {
     let whole = |path: std::io::Result<PathBuf>, what: &str| {
         let path = path.map_err(|error| Failure::failed(format!("{what}: {error}")))?;
         match path.to_str() {

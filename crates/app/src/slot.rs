@@ -12,12 +12,11 @@ use runtime::{AskError, Facts, Link, create_slot, read_slot};
 use serde_json::json;
 
 use crate::cli::{ConnectionArgs, SlotAction, SlotArgs, TalkArgs};
-use crate::observer::start_log;
-use crate::{Failure, connect};
+use crate::{Failure, connect, log};
 
 pub(crate) fn run(args: &SlotArgs) -> Result<(), Failure> {
     // For warnings, such as of a password file that is ignored; no line lives below them.
-    let _log = start_log(TalkArgs { verbose: 0, quiet: true }, true);
+    let _log = log::start(TalkArgs { verbose: 0, quiet: true }, true, None);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -7,12 +7,13 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use archive::{ArchiveError, Catalogue, Missing, TimelineOverview};
+use backup::{Window, quote_conf};
 use disk::RealFiles;
 use serde_json::{Value, json};
 
 use crate::cli::StatusArgs;
 use crate::observer::size;
-use crate::{Failure, board};
+use crate::{Failure, board, list, restore, timelines};
 
 /// Back to the top, and clear what is there.
 const CLEAR_SCREEN: &str = "\x1b[H\x1b[J";
@@ -42,7 +43,11 @@ struct Status {
     major: u32,
     receiver: Option<Value>,
     timelines: Vec<TimelineOverview>,
+    /// What can be recovered from the backups here.
+    windows: Vec<Window>,
     missing: Vec<Missing>,
+    /// None where the archive's path can't stand in a server's configuration.
+    restore_command: Option<String>,
 }
 
 impl Status {
@@ -63,16 +68,19 @@ impl Status {
             major: identity.server_major,
             receiver,
             timelines: catalogue.overview(&survey).map_err(about)?,
+            windows: list::widest_windows(&catalogue, &survey, &args.archive)?,
             missing: catalogue.missing(&survey).map_err(about)?,
+            restore_command: restore::restore_command(&args.archive, "--partial").ok(),
         })
     }
 
-    fn restore_command(&self) -> String {
-        format!("restore_command = 'cp {}/wal/%f %p'", self.archive)
+    fn restore_command(&self) -> Option<String> {
+        let command = self.restore_command.as_ref()?;
+        Some(format!("restore_command = {}", quote_conf(command)))
     }
 
     fn as_json(&self) -> Value {
-        let timelines = self.timelines.iter().map(timeline_as_json);
+        let timelines = self.timelines.iter().map(timelines::as_json);
         let missing = self.missing.iter().map(crate::gaps::as_json);
         json!({
             "archive": self.archive,
@@ -81,8 +89,10 @@ impl Status {
             "running": self.receiver.is_some(),
             "receiver": self.receiver,
             "timelines": timelines.collect::<Vec<_>>(),
+            "recoverable": self.windows.iter().map(list::window_as_json).collect::<Vec<_>>(),
             "missing": missing.collect::<Vec<_>>(),
             "restore_command": self.restore_command(),
+            "next": self.next_steps(),
         })
     }
 
@@ -96,60 +106,68 @@ impl Status {
         );
         match &self.receiver {
             Some(receiver) => describe(&mut text, receiver),
-            None => {
-                _ = writeln!(
-                    text,
-                    "receiver    none is running: start `seawall receive -A {} …`",
-                    self.archive
-                );
-            }
+            None => text.push_str("receiver    none is running\n"),
         }
-        for timeline in &self.timelines {
-            _ = writeln!(text, "{}", timeline_as_text(timeline));
-        }
-        if self.timelines.is_empty() {
-            text.push_str("timelines   no WAL is archived yet\n");
-        }
+        text += &timelines::as_text(&self.timelines);
         if self.missing.is_empty() {
             text.push_str("missing     nothing\n");
         }
         for missing in &self.missing {
             _ = writeln!(text, "missing     {}", crate::gaps::as_text(missing));
         }
-        _ = writeln!(text, "to restore  {}", self.restore_command());
+        if self.windows.is_empty() {
+            text.push_str(
+                "recoverable nothing from here alone: `seawall backup` takes a base backup\n",
+            );
+        }
+        for window in &self.windows {
+            _ = writeln!(text, "recoverable {}", list::window_as_text(window));
+        }
+        let command = self.restore_command();
+        let none = "the archive's path isn't UTF-8, which a server's configuration has to be";
+        _ = writeln!(text, "to restore  {}", command.as_deref().unwrap_or(none));
+        for step in self.next_steps() {
+            _ = writeln!(text, "next        {step}");
+        }
         text
     }
-}
 
-/// What is archived of a timeline, for programs.
-pub(crate) fn timeline_as_json(timeline: &TimelineOverview) -> Value {
-    json!({
-        "timeline": timeline.timeline.as_u32(),
-        "from": timeline.from.to_string(),
-        "to": timeline.to.to_string(),
-        "segments": timeline.segments,
-        "parent": timeline.parent.map(|(parent, _)| parent.as_u32()),
-        "begins_at": timeline.parent.map(|(_, at)| at.to_string()),
-        "lost_from": timeline.lost_from.map(|at| at.to_string()),
-    })
-}
-
-/// The same for people.
-pub(crate) fn timeline_as_text(timeline: &TimelineOverview) -> String {
-    let segments = timeline.segments;
-    let plural = if segments == 1 { "" } else { "s" };
-    let mut text = format!(
-        "timeline {:<2} {} to {}, {segments} segment{plural}",
-        timeline.timeline, timeline.from, timeline.to
-    );
-    // Writing to a string doesn't fail.
-    if let Some((parent, at)) = timeline.parent {
-        _ = write!(text, ", begins at {at} of timeline {parent}");
+    /// What somebody does who has just been woken up; nothing if all is well.
+    fn next_steps(&self) -> Vec<String> {
+        let archive = &self.archive;
+        let mut steps = Vec::new();
+        match self.receiver.as_ref().map(|receiver| receiver["state"].as_str().unwrap_or_default())
+        {
+            None => steps.push(format!("start `seawall receive -A {archive} …`")),
+            Some("connecting") => steps.push(
+                "look whether the server is up and lets the receiver in: see the last error; it \
+                 tries again by itself"
+                    .to_owned(),
+            ),
+            Some("disk full") => steps.push(format!(
+                "make room in {archive}: receiving goes on by itself, and the server's disk fills \
+                 meanwhile"
+            )),
+            Some(_) => {}
+        }
+        if self.receiver.as_ref().is_some_and(|receiver| receiver["slot"]["state"] == "let go") {
+            steps.push("wait until the receiver has caught up and made its slot anew".to_owned());
+        }
+        if !self.missing.is_empty() {
+            steps.push(format!(
+                "take a base backup; or fill what is missing, if some server or archive has it: \
+                 `seawall archive-wal FILE -A {archive}`"
+            ));
+        }
+        if self.timelines.iter().any(|timeline| timeline.lost_from.is_some()) {
+            steps.push(
+                "look for commits that the promoted server hasn't got (docs/OPERATIONS.md, lost \
+                 branch)"
+                    .to_owned(),
+            );
+        }
+        steps
     }
-    if let Some(lost) = timeline.lost_from {
-        _ = write!(text, "; ALARM: what follows {lost} is a lost branch");
-    }
-    text
 }
 
 /// What a running receiver says of itself.
@@ -159,7 +177,7 @@ fn describe(text: &mut String, receiver: &Value) {
         Value::String(text) => text.clone(),
         other => other.to_string(),
     };
-    let bytes = |key: &str| size(receiver[key].as_f64().unwrap_or(0.0));
+    let bytes = |value: &Value| size(value.as_f64().unwrap_or(0.0));
     _ = writeln!(
         text,
         "receiver    {} since {}, process {}, started {}",
@@ -174,10 +192,21 @@ fn describe(text: &mut String, receiver: &Value) {
     {
         _ = writeln!(
             text,
-            "upstream    {server}, PostgreSQL {version}, timeline {}, slot {}",
+            "upstream    {server}, PostgreSQL {version}, timeline {}",
             upstream["timeline"],
-            receiver["slot"].as_str().unwrap_or("none")
         );
+    }
+    let slot = &receiver["slot"];
+    match (slot["name"].as_str(), slot["retained_bytes"].is_null()) {
+        (None, _) => text.push_str("slot        none: an absence may leave a gap\n"),
+        (Some(name), false) => {
+            let retained = bytes(&slot["retained_bytes"]);
+            _ = writeln!(text, "slot        {name}, keeps {retained} on the server");
+        }
+        (Some(name), true) if slot["state"] == "let go" => {
+            _ = writeln!(text, "slot        {name}, ALARM: let go, since it kept too much");
+        }
+        (Some(name), true) => _ = writeln!(text, "slot        {name}"),
     }
     if !receiver["received"].is_null() {
         _ = writeln!(
@@ -192,13 +221,19 @@ fn describe(text: &mut String, receiver: &Value) {
         _ = writeln!(
             text,
             "lag         {}, {} s, at {}/s",
-            bytes("lag_bytes"),
+            bytes(&receiver["lag_bytes"]),
             get("lag_seconds"),
-            bytes("bytes_per_second")
+            bytes(&receiver["bytes_per_second"])
         );
     }
     let error = &receiver["last_error"];
     if let (Some(at), Some(error)) = (error["at"].as_str(), error["error"].as_str()) {
         _ = writeln!(text, "last error  {at}: {error}");
+    }
+    let alarms = receiver["events"].as_array().into_iter().flatten();
+    for alarm in alarms.filter(|event| event["level"] == "ERROR") {
+        if let (Some(at), Some(what)) = (alarm["at"].as_str(), alarm["text"].as_str()) {
+            _ = writeln!(text, "alarm       {at}: {what}");
+        }
     }
 }

@@ -193,6 +193,32 @@ pub enum ArchiveError {
         /// What is wrong with it.
         error: DecodeError,
     },
+    /// A directory that was to be adopted, with something in it that pg_receivewal doesn't make.
+    #[error(
+        "{} isn't anything that pg_receivewal makes: nothing was touched; move it elsewhere, and \
+         try again", found.display()
+    )]
+    NotAdopted {
+        /// What isn't understood.
+        found: PathBuf,
+    },
+    /// A compressed segment.
+    #[error(
+        "{} is compressed, and this version of seawall keeps plain segments only: nothing was \
+         touched; decompress it (gunzip, lz4 -d), and try again", path.display()
+    )]
+    Compressed {
+        /// The first one.
+        path: PathBuf,
+    },
+    /// A directory without a segment that says whose it is.
+    #[error(
+        "there is no WAL in the directory that says whose it is: `seawall receive` begins anew"
+    )]
+    NothingToAdopt,
+    /// Files came or went while a directory was adopted.
+    #[error("files come and go in the directory: stop pg_receivewal there, and try again")]
+    Changing,
     /// A file that has a segment's name and not its size.
     #[error(
         "{} has {len} bytes, and a segment has {size}: it was cut off, or never was one; put it \

@@ -16,8 +16,10 @@
 //! Never here: sockets, clocks, threads. Never done: overwriting a proved byte, deleting WAL.
 
 mod absence;
+mod adopt;
 mod branch;
 mod catalogue;
+mod comparison;
 mod error;
 mod find;
 mod format;
@@ -33,7 +35,9 @@ mod survey;
 mod writer;
 
 pub use absence::Absence;
+pub use adopt::{Adopted, adopt};
 pub use catalogue::{Catalogue, Missing, TimelineOverview};
+pub use comparison::{Comparison, Likeness};
 pub use error::ArchiveError;
 pub use find::{Found, FoundKind, Search, Target};
 pub use format::{Format, Identity};

@@ -174,7 +174,7 @@ impl Catalogue {
         }
     }
 
-    fn reader(
+    pub(crate) fn reader(
         &self,
         path: PathBuf,
         timeline: TimelineId,

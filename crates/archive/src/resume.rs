@@ -66,8 +66,9 @@ pub enum Stored {
 }
 
 impl Resume {
-    /// Less than this may have been acknowledged before, so that it isn't again.
-    pub(crate) fn floor(&self) -> Lsn {
+    /// As much as this may have been acknowledged before, so that less isn't again.
+    #[must_use]
+    pub fn acknowledged(&self) -> Lsn {
         self.proved().max(self.behind.unwrap_or(Lsn::INVALID))
     }
 

@@ -63,7 +63,7 @@ pub enum Event {
 }
 
 enum State {
-    Startup(Startup),
+    Startup(Box<Startup>),
     /// The server waits for a command.
     Idle,
     Query(QueryResult),
@@ -96,7 +96,7 @@ impl Connection {
     pub fn new(startup: Startup, timing: Timing) -> Self {
         let outgoing = startup.initial_bytes().to_vec();
         let (inbox, events) = (Inbox::new(), VecDeque::new());
-        Self { state: State::Startup(startup), inbox, outgoing, sent: 0, events, timing }
+        Self { state: State::Startup(Box::new(startup)), inbox, outgoing, sent: 0, events, timing }
     }
 
     /// The timing of streams that begin from now on.
@@ -332,7 +332,7 @@ impl Connection {
 
     fn in_startup(
         &mut self,
-        mut startup: Startup,
+        mut startup: Box<Startup>,
         message: BackendMessage<'_>,
     ) -> Result<(), ProtocolError> {
         let step = startup.handle(message)?;

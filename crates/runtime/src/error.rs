@@ -1,6 +1,7 @@
 //! What ended a session, and what is done about it.
 
-use std::io;
+use std::path::PathBuf;
+use std::{fmt, io};
 
 use archive::{ArchiveError, Gap, Stop};
 use pg_types::{Lsn, TimelineId};
@@ -8,6 +9,9 @@ use pg_wire::message::{ServerMessage, SqlState};
 use pg_wire::row::RowError;
 use pg_wire::startup::StartupError;
 use replication::ProtocolError;
+
+use crate::TlsError;
+use crate::check::Finding;
 
 /// Why a command has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +44,33 @@ pub enum SessionError {
         /// How long was waited.
         seconds: u64,
     },
+    /// TLS can't be had.
+    #[error("can't connect to {endpoint}: {error}")]
+    Tls {
+        /// Where to.
+        endpoint: String,
+        /// Why not.
+        error: TlsError,
+    },
+    /// The server runs as somebody else.
+    #[error(
+        "can't connect to {endpoint}: requirepeer specifies \"{wanted}\", but actual peer user is \
+         \"{name}\""
+    )]
+    WrongPeer {
+        /// Where to.
+        endpoint: String,
+        /// Who it must be.
+        wanted: String,
+        /// Who it is.
+        name: String,
+    },
+    /// The server isn't of the kind that `target_session_attrs` asks for.
+    #[error("{0} (target_session_attrs)")]
+    WrongTarget(&'static str),
+    /// Several attempts, each with its server and way.
+    #[error("{}", AllOf(.0))]
+    AllOf(Vec<(String, SessionError)>),
     /// The connection broke.
     #[error("the connection broke: {0}")]
     Broken(io::Error),
@@ -80,6 +111,32 @@ pub enum SessionError {
     /// The archive's writer stopped.
     #[error("{0}")]
     Stopped(Stop),
+    /// The server has other bytes than the archive for what is proved, and both hold.
+    #[error(
+        "the server's WAL differs from the archive's on timeline {timeline} from {at} on, and both \
+         are valid: this server has another history (a clone, or one restored from an old copy). \
+         The archive was left as it is{}",
+        kept_in(kept)
+    )]
+    Diverged {
+        /// The timeline that both have.
+        timeline: TimelineId,
+        /// The first byte that differs.
+        at: Lsn,
+        /// Where a piece of the server's WAL is, if there was room for it.
+        kept: Option<PathBuf>,
+    },
+    /// The server hasn't got all that is archived, and the same up to there.
+    #[error(
+        "the server's WAL ends at {server}, before the archive's end {archived}: a standby that \
+         hasn't got it yet is waited for; a primary has lost WAL that was archived"
+    )]
+    Behind {
+        /// The server's end.
+        server: Lsn,
+        /// The archive's.
+        archived: Lsn,
+    },
     /// The slot isn't there.
     #[error(
         "the replication slot \"{slot}\" doesn't exist on the server: WAL may be missing that it \
@@ -109,6 +166,18 @@ pub enum SessionError {
     /// The server hasn't got the WAL that follows the archive's end; the gap is recorded.
     #[error("WAL is missing from {} to {}: {}", .0.from, .0.to, .0.reason)]
     Gap(Gap),
+    /// The server is set up so that receiving from it would do harm.
+    #[error("{0}. Nothing was received")]
+    Unfit(Finding),
+    /// The slot kept more than it may.
+    #[error("the replication slot kept {retained} bytes, more than --max-slot-retention")]
+    SlotLetGo {
+        /// What it kept, bytes.
+        retained: u64,
+    },
+    /// The slot that was let go can be made anew.
+    #[error("the replication slot that was let go is made anew")]
+    SlotAgain,
     /// The timeline that was streamed is archived to its end.
     #[error("timeline {timeline} ends at {at}, and the server goes on with timeline {next}")]
     EndOfTimeline {
@@ -119,6 +188,37 @@ pub enum SessionError {
         /// What it goes on with.
         next: TimelineId,
     },
+}
+
+fn kept_in(kept: &Option<PathBuf>) -> String {
+    let of = |path: &PathBuf| format!("; what the server has there is in {}", path.display());
+    kept.as_ref().map_or(String::new(), of)
+}
+
+/// Each attempt's error behind its name.
+struct AllOf<'a>(&'a [(String, SessionError)]);
+
+impl fmt::Display for AllOf<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, (name, error)) in self.0.iter().enumerate() {
+            write!(f, "{}{name}: {error}", if at == 0 { "" } else { "; " })?;
+        }
+        Ok(())
+    }
+}
+
+impl SessionError {
+    /// Several attempts as one error; a single one is its own.
+    pub(crate) fn all_of(mut attempts: Vec<(String, Self)>) -> Self {
+        match (attempts.pop(), attempts.is_empty()) {
+            (Some((_, only)), true) => only,
+            (Some(last), false) => {
+                attempts.push(last);
+                Self::AllOf(attempts)
+            }
+            (None, _) => Self::Closed,
+        }
+    }
 }
 
 impl From<AskError> for SessionError {
@@ -149,9 +249,16 @@ impl SessionError {
         match self {
             Self::Protocol(ProtocolError::Startup(StartupError::Server(message)))
             | Self::Refused { message, .. } => by_sqlstate(message.sqlstate, patient),
-            Self::Protocol(ProtocolError::Startup(_)) | Self::Archive(ArchiveError::Disk(_)) => {
-                patient
+            Self::AllOf(attempts) => {
+                let mut verdicts = attempts.iter().map(|(_, it)| it.verdict(connected_before));
+                let retry = verdicts.any(|verdict| verdict == Verdict::Retry);
+                if retry { Verdict::Retry } else { Verdict::GiveUp }
             }
+            Self::Tls { error: TlsError::Broken(_), .. } | Self::WrongTarget(_) => Verdict::Retry,
+            Self::Protocol(ProtocolError::Startup(_))
+            | Self::Tls { .. }
+            | Self::WrongPeer { .. }
+            | Self::Archive(ArchiveError::Disk(_)) => patient,
             Self::Connect { .. }
             | Self::ConnectTimeout { .. }
             | Self::Broken(_)
@@ -159,7 +266,10 @@ impl SessionError {
             | Self::ServerShutDown
             | Self::Protocol(_)
             | Self::Row(_)
+            | Self::Behind { .. }
             | Self::Gap(_)
+            | Self::SlotLetGo { .. }
+            | Self::SlotAgain
             | Self::EndOfTimeline { .. }
             | Self::Archive(ArchiveError::LeftTimeline { .. })
             | Self::Stopped(Stop::Corrupt(_) | Stop::Disk(_) | Stop::Shipped(_)) => Verdict::Retry,
@@ -178,6 +288,7 @@ impl SessionError {
                 matches!(&message.sqlstate.class(), b"28" | b"3D" | b"42")
             }
             Self::Protocol(ProtocolError::Startup(_)) => true,
+            Self::AllOf(attempts) => attempts.iter().any(|(_, error)| error.is_access_refused()),
             _ => false,
         }
     }

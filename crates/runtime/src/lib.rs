@@ -5,15 +5,22 @@
 //! exception: what a failure means for the next attempt ([`receive()`]).
 
 mod base_backup;
+pub mod check;
 mod error;
 mod gap;
 mod link;
+mod open;
 mod receive;
 mod session;
 mod socket;
+mod stream;
+mod tls;
+mod user;
 
 pub use base_backup::{BackupFailure, BackupReceived, Intake, base_backup, keep_wal};
 pub use error::{AskError, SessionError, Verdict};
 pub use link::Link;
 pub use receive::{Observer, Progress, Receive, Report, Shutdown, receive};
 pub use session::{Ended, Facts, connect, create_slot, read_slot};
+pub use tls::TlsError;
+pub use user::user_name;

@@ -3,16 +3,14 @@
 use std::time::{Duration, Instant};
 
 use pg_wire::query::Rows;
-use pg_wire::settings::ConnectionSettings;
+use pg_wire::settings::{ConnectionSettings, Server, TargetSession};
 use pg_wire::startup::{ServerInfo, Startup};
 use replication::{Connection, Event, ProtocolError, Timing, Want};
 
+use crate::open::Opening;
 use crate::socket::Socket;
 use crate::{AskError, SessionError};
 
-/// For connecting and authenticating, unless `connect_timeout` says otherwise: a server that
-/// needs longer isn't there.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 /// For the answer to a command: CREATE_REPLICATION_SLOT may wait for a checkpoint's disk.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -20,10 +18,11 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 pub struct Link {
     pub(crate) connection: Connection,
     pub(crate) socket: Socket,
+    pub(crate) server: Server,
 }
 
 impl Link {
-    /// Connects and authenticates with this startup packet.
+    /// Connects and authenticates with this startup packet, to whichever of the servers will do.
     ///
     /// # Errors
     /// If the server can't be reached, or refuses.
@@ -32,24 +31,17 @@ impl Link {
         startup: Startup,
         timing: Timing,
     ) -> Result<(Self, ServerInfo), SessionError> {
-        let limit = settings.connect_timeout.unwrap_or(CONNECT_TIMEOUT);
-        let endpoint = || settings.endpoint().to_string();
-        let opening = async {
-            let socket = Socket::connect(settings)
-                .await
-                .map_err(|error| SessionError::Connect { endpoint: endpoint(), error })?;
-            let mut link = Self { connection: Connection::new(startup, timing), socket };
-            match link.next_event().await? {
-                Event::Ready(info) => Ok((link, *info)),
-                _ => Err(SessionError::Closed),
-            }
-        };
-        tokio::time::timeout(limit, opening).await.unwrap_or_else(|_| {
-            Err(SessionError::ConnectTimeout { endpoint: endpoint(), seconds: limit.as_secs() })
-        })
+        Opening { settings, startup, timing }.run().await
     }
 
-    /// Says good-bye, as far as the socket takes it.
+    /// The settings for more connections to the same server, where several would do.
+    #[must_use]
+    pub fn same_server(&self, settings: &ConnectionSettings) -> ConnectionSettings {
+        let servers = vec![self.server.clone()];
+        ConnectionSettings { servers, target: TargetSession::Any, ..settings.clone() }
+    }
+
+    /// Says goodbye; a server that doesn't hear it notices the socket's end.
     pub fn close(&mut self) {
         self.connection.terminate();
         _ = self.transmit();

@@ -160,7 +160,7 @@ pub async fn read_slot(
     }
     // The database that every cluster has, unless another is named.
     let dbname = settings.dbname.clone().unwrap_or_else(|| "postgres".to_owned());
-    let settings = &ConnectionSettings { dbname: Some(dbname), ..settings.clone() };
+    let settings = &ConnectionSettings { dbname: Some(dbname), ..link.same_server(settings) };
     let startup =
         Startup::new(settings, &[]).map_err(|error| SessionError::Protocol(error.into()))?;
     let timing = Timing { status_interval: Duration::ZERO, wal_sender_timeout: Duration::ZERO };
@@ -172,9 +172,7 @@ pub async fn read_slot(
         slot.as_str()
     );
     let rows = plain.ask(&query).await?;
-    plain.connection.terminate();
-    // A plain connection that doesn't hear it notices the socket's end.
-    _ = plain.transmit();
+    plain.close();
     if rows.rows.is_empty() {
         return Ok(None);
     }

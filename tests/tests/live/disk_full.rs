@@ -3,15 +3,14 @@
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use pg_types::Lsn;
 use testkit::load::Session;
-use testkit::process::run;
 use testkit::servers::Server;
 
+use super::common::disks::SmallDisk;
 use super::common::{
     LIMIT, Must, Receiver, ReceiverOptions, compare_with_primary, scratch, server, server_flush,
 };
@@ -21,51 +20,6 @@ const SIZE_MB: u64 = 20;
 
 /// What the server takes for a dead standby: a full disk lasts longer.
 const WAL_SENDER_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// The capability to mount, in `CapEff` (capabilities(7)).
-const CAP_SYS_ADMIN: u64 = 1 << 21;
-
-/// A small file system; unmounted on drop.
-pub(crate) struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    /// Its size.
-    pub(crate) const SIZE_MB: usize = SIZE_MB as usize;
-
-    pub(crate) fn path(&self) -> &Path {
-        &self.0
-    }
-
-    /// None where this process may not mount: that is said, and has to be true.
-    #[expect(clippy::print_stderr, reason = "a test that can't be what it is says so aloud")]
-    pub(crate) fn mount(at: PathBuf) -> Option<Self> {
-        fs::create_dir(&at).must();
-        let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", &format!("size={SIZE_MB}m,mode=700"), "tmpfs"]).arg(&at);
-        match run(&mut mount, LIMIT, "mounting a small tmpfs") {
-            Ok(_) => Some(Self(at)),
-            Err(error) => {
-                let status = fs::read_to_string("/proc/self/status").must();
-                let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-                let effective = line.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
-                let may = effective.is_none_or(|effective| effective & CAP_SYS_ADMIN != 0);
-                assert!(!may, "this process may mount, and yet: {error}");
-                eprintln!(
-                    "NOT TESTED HERE, a full real disk: mounting takes CAP_SYS_ADMIN, which this \
-                     process hasn't. The simulated disk's ENOSPC is tested everywhere."
-                );
-                None
-            }
-        }
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // Nothing to do about it where that fails: the test has said what it had to say.
-        let _ = run(Command::new("umount").arg("-l").arg(&self.0), LIMIT, "unmounting");
-    }
-}
 
 /// The walsender's process, and what it knows to be flushed.
 fn walsender(server: &Server) -> (String, Lsn) {
@@ -83,14 +37,14 @@ fn ballast(at: &Path) {
 
 fn waits_for_room(major: u32) {
     let scratch = scratch();
-    let Some(disk) = SmallDisk::mount(scratch.path().join("small")) else { return };
+    let Some(disk) = SmallDisk::tmpfs(scratch.path().join("small"), SIZE_MB) else { return };
     let timeout = format!("wal_sender_timeout = {}s", WAL_SENDER_TIMEOUT.as_secs());
     let server = server(major, 1, &[&timeout]);
-    let ballast_file = disk.0.join("ballast");
+    let ballast_file = disk.path().join("ballast");
     ballast(&ballast_file);
     let mut receiver = Receiver::start_synchronous(
         &server,
-        &disk.0.join("archive"),
+        &disk.path().join("archive"),
         &ReceiverOptions::with(&["--json"]),
     );
     // Each commit waits for the receiver; together they are more than there is room for.

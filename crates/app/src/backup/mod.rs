@@ -20,7 +20,8 @@ use runtime::{BackupFailure, BackupReceived, Facts, Link, Shutdown, base_backup,
 use tokio::sync::watch;
 
 use crate::cli::{BackupArgs, Checkpoint};
-use crate::observer::{Log, size, start_log};
+use crate::log::{self, Log};
+use crate::observer::size;
 use crate::receive::stop_on_signal;
 use crate::{Failure, connect, terminal};
 
@@ -33,7 +34,7 @@ const TIMING: Timing =
     Timing { status_interval: Duration::ZERO, wal_sender_timeout: Duration::ZERO };
 
 pub(crate) fn run(args: &BackupArgs) -> Result<(), Failure> {
-    let log = start_log(args.talk, args.json);
+    let log = log::start(args.talk, args.json, Some(&args.archive));
     let settings = connect::settings(&args.connection, None, APPLICATION_NAME)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

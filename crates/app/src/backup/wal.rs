@@ -14,7 +14,8 @@ use runtime::{Ended, Receive, Shutdown};
 use tokio::sync::Notify;
 
 use crate::board::{self, Board};
-use crate::observer::{Log, Talk};
+use crate::log::Log;
+use crate::observer::Talk;
 use crate::receive::open_disk;
 use crate::{Exit, Failure};
 
@@ -125,6 +126,7 @@ impl Wanted<'_> {
             settings: self.settings.clone(),
             slot: None,
             create_slot: false,
+            max_slot_retention: None,
             if_not_exists: false,
             start_position: Some(self.start.lsn),
             end_position: Some(end),

@@ -1,6 +1,7 @@
 //! The command line, as PostgreSQL's own client programs name their flags.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -62,18 +63,34 @@ pub(crate) enum Command {
     ArchiveWal(ArchiveWalArgs),
     /// Get a file of WAL from an archive: restore_command = 'seawall restore-wal %f %p -A DIR'.
     RestoreWal(RestoreWalArgs),
+    /// Make an archive of a directory that pg_receivewal has filled.
+    Adopt(AdoptArgs),
     /// Say whether a receiver runs, where it stands, what is archived, and what is wrong.
     Status(StatusArgs),
     /// Find where recovery would stop: a time or a restore point to the LSN.
     Find(FindArgs),
     /// Say what is missing from an archive, and why.
     Gaps(GapsArgs),
+    /// Check the server's set-up and the archive, before it matters; quiet where all is well.
+    Check(Box<CheckArgs>),
+    /// Print records of WAL of any version, as pg_waldump does, and more: seawall waldump --help.
+    #[command(disable_help_flag = true)]
+    Waldump(WaldumpArgs),
     /// Create, read or drop a replication slot.
     Slot(Box<SlotArgs>),
 }
 
-/// How to reach the server.
-#[derive(Clone, Debug, Args)]
+/// `seawall waldump`: its options are pg_waldump's, abbreviations and all, and are parsed as those
+/// are, by `waldump`.
+#[derive(Debug, Args)]
+pub(crate) struct WaldumpArgs {
+    /// As of pg_waldump.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) args: Vec<OsString>,
+}
+
+/// How to reach the server. A connection string may have a password in it.
+#[derive(Clone, Args)]
 #[command(next_help_heading = "Connection")]
 pub(crate) struct ConnectionArgs {
     /// Connection string or URI; flags win over what it says.
@@ -94,6 +111,14 @@ pub(crate) struct ConnectionArgs {
     /// Ask for a password before connecting.
     #[arg(short = 'W', long)]
     pub(crate) password: bool,
+}
+
+impl fmt::Debug for ConnectionArgs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("ConnectionArgs");
+        shown.field("host", &self.host).field("port", &self.port).field("user", &self.username);
+        shown.finish_non_exhaustive()
+    }
 }
 
 /// `seawall receive`
@@ -118,6 +143,10 @@ pub(crate) struct ReceiveArgs {
     /// With --create-slot: use the slot if it exists already.
     #[arg(long, requires = "create_slot")]
     pub(crate) if_not_exists: bool,
+    /// Let the slot go when it keeps more than this (16MB, 10GB) on the server and this receiver
+    /// gets no further: an alarm, and made anew later. It guards the server's disk.
+    #[arg(long, value_name = "SIZE", requires = "create_slot", value_parser = bytes)]
+    pub(crate) max_slot_retention: Option<u64>,
     /// Stream without a slot: what the server recycles while this receiver is away is missing.
     #[arg(long, conflicts_with = "slot")]
     pub(crate) no_slot: bool,
@@ -165,6 +194,14 @@ pub(crate) struct ArchiveWalArgs {
     /// The archive's directory; it is made if it doesn't exist.
     #[arg(short = 'A', long, value_name = "DIR", env = "SEAWALL_ARCHIVE")]
     pub(crate) archive: PathBuf,
+}
+
+/// `seawall adopt`
+#[derive(Debug, Args)]
+pub(crate) struct AdoptArgs {
+    /// The directory; stop pg_receivewal there first.
+    #[arg(value_name = "DIR")]
+    pub(crate) dir: PathBuf,
 }
 
 /// `seawall restore-wal`
@@ -243,6 +280,37 @@ pub(crate) struct GapsArgs {
     pub(crate) json: bool,
 }
 
+/// `seawall check`
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    /// The archive's directory; without it, only the server is looked at.
+    #[arg(short = 'A', long, value_name = "DIR", env = "SEAWALL_ARCHIVE")]
+    pub(crate) archive: Option<PathBuf>,
+    /// The receiver's replication slot.
+    #[arg(short = 'S', long, value_name = "SLOT", value_parser = slot_name)]
+    pub(crate) slot: Option<SlotName>,
+    /// The receiver's name on the server.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) application_name: Option<String>,
+    /// Don't connect: look at the archive alone.
+    #[arg(long, requires = "archive")]
+    pub(crate) no_server: bool,
+    /// Warn when the receiver is behind by more than this.
+    #[arg(long, value_name = "SIZE", default_value = "1GB", value_parser = bytes)]
+    pub(crate) max_lag: u64,
+    /// Show what is well, too.
+    #[arg(short = 'v', long)]
+    pub(crate) verbose: bool,
+    /// Print one JSON object.
+    #[arg(long, conflicts_with = "nagios")]
+    pub(crate) json: bool,
+    /// Print and end as a Nagios plugin: 0 fine, 1 warning, 2 critical.
+    #[arg(long)]
+    pub(crate) nagios: bool,
+    #[command(flatten)]
+    pub(crate) connection: ConnectionArgs,
+}
+
 /// How much is said.
 #[derive(Clone, Copy, Debug, Args)]
 pub(crate) struct TalkArgs {
@@ -305,6 +373,13 @@ fn slot_name(text: &str) -> Result<SlotName, String> {
     SlotName::new(text).map_err(|error| error.to_string())
 }
 
+/// A size as the server writes it.
+fn bytes(text: &str) -> Result<u64, String> {
+    pg_wire::row::parse_size(text)
+        .filter(|bytes| *bytes > 0)
+        .ok_or_else(|| "expected a size such as 512MB, 10GB or 1TB".to_owned())
+}
+
 /// Seconds as pg_receivewal takes them, or a duration as the server writes it.
 fn interval(text: &str) -> Result<Duration, String> {
     let seconds = text.parse::<u32>().ok().map(|seconds| Duration::from_secs(seconds.into()));
@@ -322,6 +397,13 @@ mod tests {
     fn the_definition_is_consistent() {
         use clap::CommandFactory;
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_debug_text_shows_no_connection_string() {
+        let args = ["seawall", "slot", "read", "s", "-d", "password=canary host=db"];
+        let parsed = Cli::try_parse_from(args).unwrap();
+        assert!(!format!("{parsed:?}").contains("canary"));
     }
 
     #[test]

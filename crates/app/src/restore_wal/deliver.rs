@@ -24,7 +24,7 @@ const TEMPORARY: &str = "xlogtemp.seawall";
 /// WAL is its owner's to read, nobody else's.
 const FILE_MODE: u32 = 0o600;
 /// What is read, proved and written at once: it fits into a processor's own cache.
-const CHUNK: usize = 128 << 10;
+const CHUNK: usize = 256 << 10;
 /// As many are under way: one being proved, others being written.
 const CHUNKS: usize = 4;
 
@@ -84,15 +84,14 @@ impl Drop for Target {
     }
 }
 
-/// A piece of a segment, on its way.
+/// A piece of a segment that was read.
 struct Chunk {
     bytes: Arc<AlignedBuf>,
-    at: u64,
     len: usize,
 }
 
-/// Delivers a segment, `size` bytes with zeros behind its end, proving what is written: a second
-/// thread writes while this one reads and proves.
+/// Delivers a segment, `size` bytes with zeros behind its end: a second thread reads and writes,
+/// which takes as long as proving does, and this one proves what is written.
 pub(super) fn copy(
     reader: &Reader,
     mut proof: Proof,
@@ -100,20 +99,20 @@ pub(super) fn copy(
     size: u64,
 ) -> Result<(), Refusal> {
     let target = Target::create(path)?;
-    let (to_write, written) = (sync_channel(CHUNKS), sync_channel(CHUNKS));
+    let (read, to_prove) = sync_channel(CHUNKS);
+    let (proved, free) = sync_channel(CHUNKS);
     for _ in 0..CHUNKS {
         // There is room for as many.
-        _ = written.0.send(Arc::new(AlignedBuf::zeroed(CHUNK)));
+        _ = proved.send(Arc::new(AlignedBuf::zeroed(CHUNK)));
     }
     thread::scope(|scope| {
-        let (writing, free) = (&target, written.1);
-        let writer = scope.spawn(move || write(writing, &to_write.1, &written.0));
-        let read = read(reader, &mut proof, &to_write.0, &free);
-        drop(to_write.0);
+        let writing = &target;
+        let writer = scope.spawn(move || write(reader, writing, &read, &free));
+        let held = prove(&mut proof, to_prove, proved);
         let wrote = writer.join().unwrap_or_else(|_| {
             Err(Refusal::new(Kind::Unsure, "the thread that writes has failed"))
         });
-        read.and(wrote)
+        held.and(wrote)
     })?;
     let zeros = [0; 64 << 10];
     let mut at = reader.len();
@@ -125,17 +124,17 @@ pub(super) fn copy(
     target.publish()
 }
 
-/// Reads, hands over, proves. It ends early where the writer has.
-fn read(
+/// Reads, hands over, writes. It ends early where what was read didn't hold.
+fn write(
     reader: &Reader,
-    proof: &mut Proof,
-    to_write: &SyncSender<Chunk>,
+    target: &Target,
+    read: &SyncSender<Chunk>,
     free: &Receiver<Arc<AlignedBuf>>,
 ) -> Result<(), Refusal> {
     let mut at = 0;
     while at < reader.len() {
         let Ok(mut bytes) = free.recv() else { return Ok(()) };
-        // The writer sent the only other one.
+        // Whoever gave it back had the only other one.
         let Some(buf) = Arc::get_mut(&mut bytes) else {
             return Err(Refusal::new(Kind::Unsure, "a buffer was given back too early"));
         };
@@ -144,24 +143,26 @@ fn read(
             let message = format!("{} became shorter while it was read", reader.path().display());
             return Err(Refusal::new(Kind::Unsure, message));
         }
-        if to_write.send(Chunk { bytes: Arc::clone(&bytes), at, len }).is_err() {
+        if read.send(Chunk { bytes: Arc::clone(&bytes), len }).is_err() {
             return Ok(());
         }
-        proof.feed(bytes.get(..len).unwrap_or_default())?;
+        target.write(at, bytes.get(..len).unwrap_or_default())?;
         at += len as u64;
     }
     Ok(())
 }
 
-fn write(
-    target: &Target,
-    to_write: &Receiver<Chunk>,
-    free: &SyncSender<Arc<AlignedBuf>>,
+/// Proves all that comes. What doesn't hold ends both.
+fn prove(
+    proof: &mut Proof,
+    to_prove: Receiver<Chunk>,
+    proved: SyncSender<Arc<AlignedBuf>>,
 ) -> Result<(), Refusal> {
-    for Chunk { bytes, at, len } in to_write {
-        target.write(at, bytes.get(..len).unwrap_or_default())?;
+    // Both ends go with the closure: the writer, which may be waiting, sees it.
+    to_prove.into_iter().try_for_each(move |Chunk { bytes, len }| {
+        proof.feed(bytes.get(..len).unwrap_or_default())?;
         // Nobody waits for it at the end.
-        _ = free.send(bytes);
-    }
-    Ok(())
+        _ = proved.send(bytes);
+        Ok(())
+    })
 }

@@ -172,7 +172,7 @@ impl Writer {
     pub fn new(archive: &Archive, resume: Resume, options: Options, disk: &mut dyn Disk) -> Self {
         let layout = archive.layout();
         let size = layout.segment_size;
-        let floor = resume.floor();
+        let floor = resume.acknowledged();
         let first = resume.start.segment(size);
         let (stored_end, has_partial) = match resume.stored {
             Stored::Nothing => (resume.start, false),

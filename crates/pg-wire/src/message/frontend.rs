@@ -6,6 +6,8 @@
 use bytes::BytesMut;
 use postgres_protocol::message::frontend;
 
+use crate::settings::ProtocolVersion;
+
 /// The text can't be put into a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{what} cannot be sent to the server: it contains a NUL byte, or is longer than 2 GiB")]
@@ -14,16 +16,21 @@ pub struct EncodeError {
     pub what: &'static str,
 }
 
-/// The startup packet of protocol 3.0 with these parameters.
+/// The startup packet of this protocol version with these parameters.
 ///
 /// # Errors
 /// A NUL byte in a parameter.
 pub fn startup<'a>(
+    version: ProtocolVersion,
     parameters: impl IntoIterator<Item = (&'a str, &'a str)>,
 ) -> Result<Vec<u8>, EncodeError> {
     let mut out = BytesMut::new();
     frontend::startup_message(parameters, &mut out)
         .map_err(|_| EncodeError { what: "a startup parameter" })?;
+    // The library writes 3.0, behind the length.
+    if let Some(place) = out.get_mut(4..8) {
+        place.copy_from_slice(&version.code().to_be_bytes());
+    }
     Ok(out.into())
 }
 
@@ -100,8 +107,9 @@ mod tests {
 
     #[test]
     fn messages_as_bytes() {
-        let start = startup([("user", "u"), ("replication", "true")]).unwrap();
-        assert_eq!(start, b"\0\0\0\x21\0\x03\0\0user\0u\0replication\0true\0\0");
+        let start =
+            startup(ProtocolVersion::V3_2, [("user", "u"), ("replication", "true")]).unwrap();
+        assert_eq!(start, b"\0\0\0\x21\0\x03\0\x02user\0u\0replication\0true\0\0");
         assert_eq!(password(b"pw").unwrap(), b"p\0\0\0\x07pw\0");
         assert_eq!(sasl_initial_response("M", b"xy").unwrap(), b"p\0\0\0\x0cM\0\0\0\0\x02xy");
         assert_eq!(sasl_response(b"xy").unwrap(), b"p\0\0\0\x06xy");
@@ -121,7 +129,7 @@ mod tests {
     fn a_nul_is_refused_without_showing_the_text() {
         let error = password(b"canary\0").unwrap_err().to_string();
         assert!(error.contains("password") && !error.contains("canary"), "{error}");
-        assert!(startup([("user", "a\0b")]).is_err());
+        assert!(startup(ProtocolVersion::V3_0, [("user", "a\0b")]).is_err());
         assert!(query("a\0").is_err());
     }
 }

@@ -9,6 +9,11 @@ use super::{SettingsError, keywords};
 /// An option of a string: its name, which is known, and its value.
 pub(super) type Pair = (&'static str, String);
 
+/// Whether an option's value is a password.
+fn is_secret(name: &str) -> bool {
+    matches!(name, "password" | "sslpassword" | "oauth_client_secret")
+}
+
 /// What C's isspace() takes for one.
 pub(super) fn is_space(c: char) -> bool {
     matches!(c, ' ' | '\t' | '\n' | '\x0b' | '\x0c' | '\r')
@@ -27,13 +32,13 @@ pub(super) fn parse(text: &str) -> Result<Vec<Pair>, SettingsError> {
         let at = cursor.at();
         let name = cursor.name()?;
         // `password=two words=x` has an unknown option `words` that is a piece of the password.
-        let keyword = keywords::find(name)
-            .ok_or_else(|| SettingsError::unknown(name, !after_bare_password, at))?;
         cursor.skip_spaces();
         let quoted = cursor.rest.starts_with('\'');
         let value = if quoted { cursor.quoted()? } else { cursor.bare() };
-        after_bare_password |= keyword.name == "password" && !quoted;
-        pairs.push((keyword.name, value));
+        let pair = keywords::pair(name, value)
+            .ok_or_else(|| SettingsError::unknown(name, !after_bare_password, at))?;
+        after_bare_password |= is_secret(pair.0) && !quoted;
+        pairs.push(pair);
     }
 }
 
@@ -148,7 +153,7 @@ mod tests {
         check("password='canary\\'", "no closing quote");
         check("hots=canary", "\"hots\"; did you mean \"host\"");
         check("ca\x1bnary=canary", "byte 1");
-        check("=x", "unknown connection option");
+        check("=x", "invalid connection option at byte 1");
     }
 
     proptest! {

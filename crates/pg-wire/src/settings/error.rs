@@ -18,6 +18,8 @@ pub enum Origin {
     Conninfo,
     /// In this environment variable.
     Environment(&'static str),
+    /// In the service file's section.
+    Service,
 }
 
 impl fmt::Display for Origin {
@@ -26,6 +28,7 @@ impl fmt::Display for Origin {
             Self::Flags => f.write_str("on the command line"),
             Self::Conninfo => f.write_str("in the connection string"),
             Self::Environment(name) => write!(f, "from {name}"),
+            Self::Service => f.write_str("in the service file"),
         }
     }
 }
@@ -59,15 +62,17 @@ pub enum SettingsError {
         what: &'static str,
     },
     /// libpq knows no such option.
-    #[error("unknown connection option {name}{}", Suggestion(*.suggestion))]
+    #[error("invalid {what} {name}{}", Suggestion(*.suggestion))]
     UnknownOption {
+        /// As libpq says it: an option of a string, or a parameter of a URI.
+        what: &'static str,
         /// The name in quotes, or only where it stands.
         name: String,
         /// The nearest known option.
         suggestion: Option<&'static str>,
     },
     /// The option can't have this value.
-    #[error("invalid value{shown} for the connection option {option} ({origin}): give {expected}")]
+    #[error("invalid {option} value{shown} ({origin}): give {expected}")]
     InvalidValue {
         /// The option.
         option: &'static str,
@@ -78,7 +83,7 @@ pub enum SettingsError {
         /// What it may be.
         expected: &'static str,
     },
-    /// What the option asks for isn't there yet.
+    /// What the option asks for isn't done.
     #[error("{option} ({origin}) is not supported: {reason}")]
     Refused {
         /// The option, with its value where that matters.
@@ -88,6 +93,24 @@ pub enum SettingsError {
         /// Why.
         reason: &'static str,
     },
+    /// Two options that don't go together.
+    #[error("{0}")]
+    Conflict(String),
+    /// As many hosts as addresses, and as ports, unless there is one port.
+    #[error("could not match {given} {what} to {hosts} {against}")]
+    Count {
+        /// How many.
+        given: usize,
+        /// Of what.
+        what: &'static str,
+        /// To how many.
+        hosts: usize,
+        /// Of what.
+        against: &'static str,
+    },
+    /// A service that isn't there, or a service file that can't be used.
+    #[error("{0}")]
+    Service(String),
     /// Nobody to connect as.
     #[error("no user to connect as: give -U, user= in the connection string, or PGUSER")]
     NoUser,
@@ -96,12 +119,21 @@ pub enum SettingsError {
 impl SettingsError {
     /// The option isn't known. Its name is shown if it looks like one and may be shown at all.
     pub(super) fn unknown(name: &str, show: bool, at: usize) -> Self {
+        Self::unknown_as("connection option", name, show, at)
+    }
+
+    /// The same for a URI's parameter.
+    pub(super) fn unknown_parameter(name: &str, show: bool, at: usize) -> Self {
+        Self::unknown_as("URI query parameter:", name, show, at)
+    }
+
+    fn unknown_as(what: &'static str, name: &str, show: bool, at: usize) -> Self {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
         if show && name.len() <= MAX_SHOWN_NAME_LEN && !name.is_empty() && name.bytes().all(plain) {
             let suggestion = keywords::suggest(name);
-            Self::UnknownOption { name: format!("\"{name}\""), suggestion }
+            Self::UnknownOption { what, name: format!("\"{name}\""), suggestion }
         } else {
-            Self::UnknownOption { name: format!("at byte {at}"), suggestion: None }
+            Self::UnknownOption { what, name: format!("at byte {at}"), suggestion: None }
         }
     }
 }

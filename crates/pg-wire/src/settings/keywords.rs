@@ -2,7 +2,7 @@
 //! becomes of it here.
 //!
 //! An option is used, or does nothing that could be missed (the reason stands beside it), or is
-//! refused by name because what it asks for isn't there yet. None is ignored otherwise.
+//! refused by name because what it asks for isn't done. None is ignored otherwise.
 
 /// An option.
 pub(super) struct Keyword {
@@ -18,7 +18,7 @@ pub(super) enum Treatment {
     Used,
     /// It changes nothing here; why.
     Harmless(#[expect(dead_code, reason = "for readers of the table")] &'static str),
-    /// One of these values changes nothing here, the others need what isn't there.
+    /// One of these values changes nothing here, the others need what isn't done.
     Values {
         harmless: &'static [&'static str],
         refused: &'static [&'static str],
@@ -26,35 +26,30 @@ pub(super) enum Treatment {
     },
     /// Harmless but for this value.
     RefusedValue { value: &'static str, reason: &'static str },
-    /// Any value of it needs what isn't there.
+    /// Any value of it needs what isn't done.
     Refused(&'static str),
 }
 
 use Treatment::{Harmless, Refused, RefusedValue, Used, Values};
 
-const NO_TLS: &str = "TLS is not available yet";
 const NO_GSS: &str = "GSSAPI is not available";
-const ONLY_TLS: &str = "concerns TLS connections only, and every mode that needs one is refused";
 const ONLY_GSS: &str = "concerns GSSAPI only, which is refused when the server asks for it";
 const ONLY_OAUTH: &str = "concerns OAuth only, which is refused when the server asks for it";
-const NO_SERVICE: &str = "service files are not read yet: give the service's options themselves";
-const NO_SCRAM_KEY: &str = "SCRAM keys are not used yet: give the password";
+const NO_SCRAM_KEY: &str = "SCRAM keys are not used: give the password";
+const NO_COMPRESSION: &str = "compression inside TLS is insecure (CRIME), and isn't done";
+const NO_KEY_LOG: &str = "the secrets of TLS connections are not written to files";
 
 const fn keyword(name: &'static str, env: Option<&'static str>, treatment: Treatment) -> Keyword {
     Keyword { name, env, treatment }
 }
 
 pub(super) static KEYWORDS: &[Keyword] = &[
-    keyword("service", Some("PGSERVICE"), Refused(NO_SERVICE)),
-    keyword("servicefile", None, Refused(NO_SERVICE)),
+    keyword("service", Some("PGSERVICE"), Used),
+    keyword("servicefile", Some("PGSERVICEFILE"), Used),
     keyword("user", Some("PGUSER"), Used),
     keyword("password", Some("PGPASSWORD"), Used),
     keyword("passfile", Some("PGPASSFILE"), Used),
-    keyword(
-        "channel_binding",
-        Some("PGCHANNELBINDING"),
-        Values { harmless: &["disable", "prefer"], refused: &["require"], reason: NO_TLS },
-    ),
+    keyword("channel_binding", Some("PGCHANNELBINDING"), Used),
     keyword("connect_timeout", Some("PGCONNECT_TIMEOUT"), Used),
     keyword("dbname", Some("PGDATABASE"), Used),
     keyword("host", Some("PGHOST"), Used),
@@ -74,51 +69,27 @@ pub(super) static KEYWORDS: &[Keyword] = &[
     keyword("keepalives_count", None, Used),
     keyword("tcp_user_timeout", None, Used),
     keyword("sslmode", Some("PGSSLMODE"), Used),
-    // What sslmode was called before 8.0; libpq still takes it.
-    keyword("requiressl", None, Values { harmless: &["0"], refused: &["1"], reason: NO_TLS }),
+    keyword("sslnegotiation", Some("PGSSLNEGOTIATION"), Used),
     keyword(
-        "sslnegotiation",
-        Some("PGSSLNEGOTIATION"),
-        Values { harmless: &["postgres"], refused: &["direct"], reason: NO_TLS },
+        "sslcompression",
+        Some("PGSSLCOMPRESSION"),
+        RefusedValue { value: "1", reason: NO_COMPRESSION },
     ),
-    keyword("sslcompression", Some("PGSSLCOMPRESSION"), Harmless(ONLY_TLS)),
-    keyword("sslcert", Some("PGSSLCERT"), Harmless(ONLY_TLS)),
-    keyword("sslkey", Some("PGSSLKEY"), Harmless(ONLY_TLS)),
-    keyword(
-        "sslcertmode",
-        Some("PGSSLCERTMODE"),
-        Values { harmless: &["disable", "allow"], refused: &["require"], reason: NO_TLS },
-    ),
-    keyword("sslpassword", None, Harmless(ONLY_TLS)),
-    // `system` implies sslmode=verify-full, and forbids weaker ones.
-    keyword("sslrootcert", Some("PGSSLROOTCERT"), RefusedValue { value: "system", reason: NO_TLS }),
-    keyword("sslcrl", Some("PGSSLCRL"), Harmless(ONLY_TLS)),
-    keyword("sslcrldir", Some("PGSSLCRLDIR"), Harmless(ONLY_TLS)),
-    keyword("sslsni", Some("PGSSLSNI"), Harmless(ONLY_TLS)),
-    keyword("sslkeylogfile", None, Harmless(ONLY_TLS)),
-    keyword("ssl_min_protocol_version", Some("PGSSLMINPROTOCOLVERSION"), Harmless(ONLY_TLS)),
-    keyword("ssl_max_protocol_version", Some("PGSSLMAXPROTOCOLVERSION"), Harmless(ONLY_TLS)),
-    keyword(
-        "requirepeer",
-        Some("PGREQUIREPEER"),
-        Refused("the operating-system user of the server is not checked yet"),
-    ),
+    keyword("sslcert", Some("PGSSLCERT"), Used),
+    keyword("sslkey", Some("PGSSLKEY"), Used),
+    keyword("sslcertmode", Some("PGSSLCERTMODE"), Used),
+    keyword("sslpassword", None, Used),
+    keyword("sslrootcert", Some("PGSSLROOTCERT"), Used),
+    keyword("sslcrl", Some("PGSSLCRL"), Used),
+    keyword("sslcrldir", Some("PGSSLCRLDIR"), Used),
+    keyword("sslsni", Some("PGSSLSNI"), Used),
+    keyword("sslkeylogfile", None, Refused(NO_KEY_LOG)),
+    keyword("ssl_min_protocol_version", Some("PGSSLMINPROTOCOLVERSION"), Used),
+    keyword("ssl_max_protocol_version", Some("PGSSLMAXPROTOCOLVERSION"), Used),
+    keyword("requirepeer", Some("PGREQUIREPEER"), Used),
     keyword("require_auth", Some("PGREQUIREAUTH"), Used),
-    keyword(
-        "min_protocol_version",
-        Some("PGMINPROTOCOLVERSION"),
-        Values {
-            harmless: &["3.0"],
-            refused: &["3.2", "latest"],
-            reason: "protocol 3.0 is what is spoken",
-        },
-    ),
-    // A maximum above what is spoken changes nothing.
-    keyword(
-        "max_protocol_version",
-        Some("PGMAXPROTOCOLVERSION"),
-        Values { harmless: &["3.0", "3.2", "latest"], refused: &[], reason: "" },
-    ),
+    keyword("min_protocol_version", Some("PGMINPROTOCOLVERSION"), Used),
+    keyword("max_protocol_version", Some("PGMAXPROTOCOLVERSION"), Used),
     keyword(
         "gssencmode",
         Some("PGGSSENCMODE"),
@@ -132,24 +103,8 @@ pub(super) static KEYWORDS: &[Keyword] = &[
         None,
         Harmless("each connection is opened in the mode that its work needs"),
     ),
-    keyword(
-        "target_session_attrs",
-        Some("PGTARGETSESSIONATTRS"),
-        Values {
-            harmless: &["any"],
-            refused: &["read-write", "read-only", "primary", "standby", "prefer-standby"],
-            reason: "choosing among servers is not available yet",
-        },
-    ),
-    keyword(
-        "load_balance_hosts",
-        Some("PGLOADBALANCEHOSTS"),
-        Values {
-            harmless: &["disable"],
-            refused: &["random"],
-            reason: "choosing among servers is not available yet",
-        },
-    ),
+    keyword("target_session_attrs", Some("PGTARGETSESSIONATTRS"), Used),
+    keyword("load_balance_hosts", Some("PGLOADBALANCEHOSTS"), Used),
     keyword("scram_client_key", None, Refused(NO_SCRAM_KEY)),
     keyword("scram_server_key", None, Refused(NO_SCRAM_KEY)),
     keyword("oauth_issuer", None, Harmless(ONLY_OAUTH)),
@@ -157,6 +112,16 @@ pub(super) static KEYWORDS: &[Keyword] = &[
     keyword("oauth_client_secret", None, Harmless(ONLY_OAUTH)),
     keyword("oauth_scope", None, Harmless(ONLY_OAUTH)),
 ];
+
+/// An option by the name that a person gave, with its value. `requiressl`, which `sslmode` was
+/// before 8.0, libpq still reads so.
+pub(super) fn pair(name: &str, value: String) -> Option<(&'static str, String)> {
+    if name == "requiressl" {
+        let mode = if value.starts_with('1') { "require" } else { "prefer" };
+        return Some(("sslmode", mode.to_owned()));
+    }
+    find(name).map(|keyword| (keyword.name, value))
+}
 
 /// The option of this name.
 pub(super) fn find(name: &str) -> Option<&'static Keyword> {
@@ -234,7 +199,7 @@ mod tests {
         for (at, keyword) in KEYWORDS.iter().enumerate() {
             assert!(KEYWORDS[..at].iter().all(|other| other.name != keyword.name));
         }
-        // The 50 of libpq 18.6's PQconndefaults(), the old `requiressl`, and 19's `servicefile`.
-        assert_eq!(KEYWORDS.len(), 52);
+        // The 50 of libpq 18.6's PQconndefaults(), and 19's `servicefile`.
+        assert_eq!(KEYWORDS.len(), 51);
     }
 }

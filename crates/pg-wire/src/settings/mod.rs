@@ -1,15 +1,19 @@
-//! Where to connect to and as whom: flags over a connection string or URI over the environment
-//! over defaults, as libpq resolves them.
+//! Where to connect to and as whom: flags over a connection string or URI over a service over the
+//! environment over defaults, as libpq 18 resolves them.
 //!
-//! Every option that libpq knows is known; what isn't there yet is refused by name and never
-//! ignored, and an unknown option is an error with the nearest known one. The environment, the
-//! home directory and the user's name come in as values. No error shows a password, nor any text
-//! in which a piece of one may have ended up.
+//! Every option that libpq knows is known; what can't be done is refused by name and never
+//! ignored, and an unknown option is an error with the nearest known one. The environment, files,
+//! the home directory and the user's name come in as values. No error shows a password, nor any
+//! text in which a piece of one may have ended up.
 
 mod conninfo;
 mod error;
 mod keywords;
 mod require_auth;
+mod server;
+mod service;
+mod session;
+mod tls;
 mod uri;
 mod values;
 
@@ -18,9 +22,12 @@ mod tests;
 
 pub use error::{Origin, SettingsError};
 pub use require_auth::{AuthMethod, RequireAuth};
+pub use server::{Endpoint, Host, Server};
+pub use service::DEFAULT_SYSCONFDIR;
+pub use session::{ChannelBinding, Fit, ProtocolRange, ProtocolVersion, TargetSession};
+pub use tls::{CertMode, ConfigFile, RootCerts, SslMode, SslNegotiation, TlsSettings, TlsVersion};
 
-use std::fmt;
-use std::net::IpAddr;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -37,48 +44,6 @@ pub const DEFAULT_PORT: u16 = 5432;
 /// The database that a physical replication connection names, and its name in password files.
 pub const REPLICATION_DATABASE: &str = "replication";
 
-/// Where a server listens.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Host {
-    /// On TCP.
-    Tcp {
-        /// A name or an address.
-        host: String,
-    },
-    /// On a Unix socket.
-    Unix {
-        /// The directory in which the socket is.
-        dir: PathBuf,
-    },
-}
-
-/// How TLS is wanted. Until there is TLS, settings only ever have the first three, and each of
-/// them connects in plain text.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum SslMode {
-    /// Never.
-    Disable,
-    /// If the server insists.
-    Allow,
-    /// If the server can.
-    Prefer,
-    /// Or no connection.
-    Require,
-    /// With a certificate of a known authority.
-    VerifyCa,
-    /// With such a certificate for this host.
-    VerifyFull,
-}
-
-const SSL_MODES: [(&str, SslMode); 6] = [
-    ("disable", SslMode::Disable),
-    ("allow", SslMode::Allow),
-    ("prefer", SslMode::Prefer),
-    ("require", SslMode::Require),
-    ("verify-ca", SslMode::VerifyCa),
-    ("verify-full", SslMode::VerifyFull),
-];
-
 /// TCP keepalives; what is `None` is the system's choice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Keepalives {
@@ -92,20 +57,20 @@ pub struct Keepalives {
     pub count: Option<u32>,
 }
 
-/// How to reach one server. Made by [`ConnectionSettings::resolve`].
+/// How to reach a server, or one of several. Made by [`ConnectionSettings::resolve`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConnectionSettings {
-    /// Where it listens.
-    pub host: Host,
-    /// The address to connect to; no name is resolved then.
-    pub hostaddr: Option<IpAddr>,
-    /// The port, in the socket's name too.
-    pub port: u16,
+    /// The servers, in the order in which they are tried; at least one.
+    pub servers: Vec<Server>,
+    /// Whether to try them in random order.
+    pub load_balance: bool,
+    /// Which of them will do.
+    pub target: TargetSession,
     /// Who connects.
     pub user: String,
     /// The database; physical replication has none and doesn't send it.
     pub dbname: Option<String>,
-    /// The password, if one was given or found.
+    /// The password, if one was given.
     pub password: Option<Secret>,
     /// The file to look in where no password was given.
     pub passfile: Option<PathBuf>,
@@ -113,16 +78,36 @@ pub struct ConnectionSettings {
     pub application_name: Option<String>,
     /// Command-line options for the server process.
     pub options: Option<String>,
-    /// How long to try; none is without end.
+    /// How long to try each address.
     pub connect_timeout: Option<Duration>,
     /// TCP keepalives.
     pub keepalives: Keepalives,
     /// How long sent data may stay unacknowledged (`TCP_USER_TIMEOUT`).
     pub tcp_user_timeout: Option<Duration>,
-    /// How TLS is wanted.
-    pub sslmode: SslMode,
+    /// All that concerns TLS.
+    pub tls: TlsSettings,
+    /// Whether SCRAM is bound to the TLS connection.
+    pub channel_binding: ChannelBinding,
     /// Which ways of authentication are accepted; all of them unless told otherwise.
     pub require_auth: Option<RequireAuth>,
+    /// The user that the server must run as, where it is reached by a Unix socket.
+    pub require_peer: Option<String>,
+    /// Which versions of the protocol will do.
+    pub protocol: ProtocolRange,
+}
+
+/// The least time to connect, as in libpq: a bound of one second might pass at once.
+const MIN_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Reads a connection string or URI into its options; a later one of the same name overrides.
+///
+/// # Errors
+/// A string that can't be read, and an unknown option.
+pub fn parse(text: &str) -> Result<Vec<(&'static str, String)>, SettingsError> {
+    match uri::strip_scheme(text) {
+        Some(rest) => uri::parse(rest),
+        None => conninfo::parse(text),
+    }
 }
 
 /// What flags give. Empty texts count as not given.
@@ -152,8 +137,10 @@ pub struct Inputs<'a> {
     pub env: &'a dyn Fn(&str) -> Option<String>,
     /// The operating system's name of the user, the default for `user`.
     pub os_user: Option<String>,
-    /// The home directory, where `.pgpass` is.
+    /// The home directory, where `.pgpass` and `.postgresql` are.
     pub home: Option<PathBuf>,
+    /// Reads a file: of services.
+    pub read_file: &'a dyn Fn(&Path) -> io::Result<Vec<u8>>,
     /// Those of [`DEFAULT_SOCKET_DIRS`] that exist; the first one is the default host.
     pub socket_dirs: Vec<PathBuf>,
     /// The application's name where nothing else gives one.
@@ -169,6 +156,7 @@ impl Default for Inputs<'_> {
             env: &|_| None,
             os_user: None,
             home: None,
+            read_file: &|_| Err(io::ErrorKind::NotFound.into()),
             socket_dirs: Vec::new(),
             fallback_application_name: None,
         }
@@ -184,14 +172,17 @@ impl ConnectionSettings {
     pub fn resolve(inputs: &Inputs<'_>) -> Result<Self, SettingsError> {
         let values = Values::collect(inputs)?;
         values.refuse_what_is_missing()?;
-        let (host, hostaddr) = values.host(&inputs.socket_dirs)?;
         let password = inputs.flags.password.clone();
         let password = password.or_else(|| values.text("password").map(Secret::new));
         let in_home = || inputs.home.as_ref().map(|home| home.join(".pgpass"));
+        let balance = [("disable", false), ("random", true)];
+        let connect_timeout = values.seconds("connect_timeout")?;
         Ok(Self {
-            host,
-            hostaddr,
-            port: values.port()?,
+            servers: Server::list(&values, &inputs.socket_dirs)?,
+            load_balance: values
+                .choice("load_balance_hosts", &balance, "disable or random")?
+                .unwrap_or(false),
+            target: TargetSession::resolve(&values)?,
             user: values
                 .text("user")
                 .or_else(|| inputs.os_user.clone())
@@ -204,7 +195,7 @@ impl ConnectionSettings {
                 .or_else(|| values.text("fallback_application_name"))
                 .or_else(|| inputs.fallback_application_name.clone()),
             options: values.text("options"),
-            connect_timeout: values.seconds("connect_timeout")?,
+            connect_timeout: connect_timeout.map(|limit| limit.max(MIN_CONNECT_TIMEOUT)),
             keepalives: Keepalives {
                 enabled: values.integer("keepalives")?.is_none_or(|value| value != 0),
                 idle: values.seconds("keepalives_idle")?,
@@ -214,27 +205,21 @@ impl ConnectionSettings {
             tcp_user_timeout: values
                 .positive("tcp_user_timeout")?
                 .map(|millis| Duration::from_millis(u64::from(millis))),
-            sslmode: values.sslmode()?,
-            require_auth: match values.get("require_auth") {
+            tls: TlsSettings::resolve(&values, inputs.home.as_deref())?,
+            channel_binding: ChannelBinding::resolve(&values)?,
+            require_auth: match values.get("require_auth").filter(|(text, _)| !text.is_empty()) {
                 Some((text, origin)) => Some(RequireAuth::parse(text, origin)?),
                 None => None,
             },
+            require_peer: values.text("requirepeer"),
+            protocol: ProtocolRange::resolve(&values)?,
         })
     }
 
-    /// The socket's path, where the server listens on one.
-    #[must_use]
-    pub fn socket_path(&self) -> Option<PathBuf> {
-        match &self.host {
-            Host::Unix { dir } => Some(dir.join(format!(".s.PGSQL.{}", self.port))),
-            Host::Tcp { .. } => None,
-        }
-    }
-
-    /// The server for people: `db:5432`, or the socket's path.
+    /// The servers for people: `db:5432`, or the socket's path, between commas.
     #[must_use]
     pub fn endpoint(&self) -> Endpoint<'_> {
-        Endpoint(self)
+        Endpoint(&self.servers)
     }
 
     /// The password file to look in, if no password was given.
@@ -243,20 +228,27 @@ impl ConnectionSettings {
         if self.password.is_some() { None } else { self.passfile.as_deref() }
     }
 
-    /// What this connection is looked up by in a password file; `database` is
+    /// What a connection is looked up by in a password file; `database` is
     /// [`REPLICATION_DATABASE`] for physical replication.
     #[must_use]
-    pub fn pass_key(&self, database: &str) -> PassKey {
+    pub fn pass_key(&self, server: &Server, database: &str) -> PassKey {
         PassKey {
-            host: PassKey::host_name(&self.host),
-            port: self.port,
+            host: PassKey::host_name(&server.host),
+            port: server.port,
             database: database.to_owned(),
             user: self.user.clone(),
         }
     }
 
-    /// Takes the password from a password file's content, unless there is one already. `mode` is
-    /// the file's permission bits; a file that others can read isn't used, and the warning says so.
+    /// The password for one of the servers.
+    #[must_use]
+    pub fn password_for<'a>(&'a self, server: &'a Server) -> Option<&'a Secret> {
+        self.password.as_ref().or(server.password.as_ref())
+    }
+
+    /// Takes each server's password from a password file's content, unless one was given. `mode`
+    /// is the file's permission bits; a file that others can read isn't used, and the warning says
+    /// so.
     pub fn use_password_file(
         &mut self,
         content: &[u8],
@@ -266,30 +258,17 @@ impl ConnectionSettings {
         if self.password.is_some() {
             return None;
         }
-        match pgpass::lookup(content, mode, &self.pass_key(database)) {
-            Lookup::Found(password) => {
-                self.password = Some(password).filter(|password| !password.is_empty());
-                None
+        let keys: Vec<PassKey> =
+            self.servers.iter().map(|server| self.pass_key(server, database)).collect();
+        for (server, key) in self.servers.iter_mut().zip(keys) {
+            match pgpass::lookup(content, mode, &key) {
+                Lookup::Found(password) => {
+                    server.password = Some(password).filter(|password| !password.is_empty());
+                }
+                Lookup::NoEntry => {}
+                Lookup::Ignored(warning) => return Some(warning),
             }
-            Lookup::NoEntry => None,
-            Lookup::Ignored(warning) => Some(warning),
         }
-    }
-}
-
-/// A server for people; see [`ConnectionSettings::endpoint`].
-pub struct Endpoint<'a>(&'a ConnectionSettings);
-
-impl fmt::Display for Endpoint<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let settings = self.0;
-        match (&settings.host, settings.socket_path()) {
-            (_, Some(path)) => write!(f, "{}", path.display()),
-            (Host::Tcp { host }, None) if host.contains(':') => {
-                write!(f, "[{host}]:{}", settings.port)
-            }
-            (Host::Tcp { host }, None) => write!(f, "{host}:{}", settings.port),
-            (Host::Unix { dir }, None) => write!(f, "{}", dir.display()),
-        }
+        None
     }
 }

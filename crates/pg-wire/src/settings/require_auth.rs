@@ -54,7 +54,7 @@ impl RequireAuth {
     pub(super) fn parse(text: &str, origin: super::Origin) -> Result<Self, SettingsError> {
         let invalid = |expected| SettingsError::InvalidValue {
             option: "require_auth",
-            shown: format!(" {text:?}"),
+            shown: format!(": {text:?}"),
             origin,
             expected,
         };

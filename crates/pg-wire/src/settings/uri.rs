@@ -5,7 +5,7 @@
 //! `sslmode=require`. An error names the part and never shows its text: where a `/` or `@` in a
 //! password wasn't percent-encoded, any part may be a piece of the password.
 
-use super::conninfo::{Pair, is_space};
+use super::conninfo::Pair;
 use super::{SettingsError, keywords};
 
 const PREFIXES: [&str; 2] = ["postgresql://", "postgres://"];
@@ -124,9 +124,9 @@ fn parameter_pair(
         pairs.push(("sslmode", "require".to_owned()));
         return Ok(());
     }
-    let keyword =
-        keywords::find(&name).ok_or_else(|| SettingsError::unknown(&name, show_name, at))?;
-    pairs.push((keyword.name, value));
+    let pair = keywords::pair(&name, value)
+        .ok_or_else(|| SettingsError::unknown_parameter(&name, show_name, at))?;
+    pairs.push(pair);
     Ok(())
 }
 
@@ -141,8 +141,8 @@ fn push(pairs: &mut Vec<Pair>, name: &'static str, text: &str) -> Result<(), Set
 /// Undoes percent-encoding. Spaces around the text are dropped; inside they must be encoded.
 fn decode(text: &str, part: &'static str) -> Result<String, SettingsError> {
     let error = |what| Err(SettingsError::UriPart { part, what });
-    let text = text.trim_matches(is_space);
-    if text.contains(is_space) {
+    let text = text.trim_matches(' ');
+    if text.contains(' ') {
         return error("has a space in it: write it as %20");
     }
     let mut out = Vec::new();

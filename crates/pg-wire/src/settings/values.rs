@@ -4,44 +4,33 @@
 //! value is shown in an error only where it can't be a piece of a password.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use super::keywords::{KEYWORDS, Treatment};
-use super::{
-    DEFAULT_PORT, DEFAULT_SOCKET_DIRS, Host, Inputs, Origin, SSL_MODES, SettingsError, SslMode,
-    conninfo, uri,
-};
+use super::{Inputs, Origin, SettingsError, parse, service};
 
 /// What each option was given, and where.
 pub(super) struct Values(BTreeMap<&'static str, (String, Origin)>);
 
 impl Values {
-    /// Puts the sources over each other.
+    /// Puts the sources over each other: flags over the connection string over the service over
+    /// the environment.
     pub(super) fn collect(inputs: &Inputs<'_>) -> Result<Self, SettingsError> {
-        let mut values = BTreeMap::new();
-        for keyword in KEYWORDS {
-            if let Some(name) = keyword.env
-                && let Some(text) = (inputs.env)(name)
-            {
-                values.insert(keyword.name, (text, Origin::Environment(name)));
-            }
+        let mut values = environment(inputs);
+        let string = match &inputs.conninfo {
+            Some(text) => parse(text)?,
+            None => Vec::new(),
+        };
+        let in_string = |wanted: &str| {
+            let found = string.iter().rev().find(|(name, _)| *name == wanted);
+            found.map(|(_, text)| text.clone())
+        };
+        let service = in_string("service").or_else(|| (inputs.env)("PGSERVICE"));
+        if let Some(service) = service {
+            let pairs = service::read(inputs, &service, in_string("servicefile"))?;
+            values.extend(pairs.into_iter().map(|(name, text)| (name, (text, Origin::Service))));
         }
-        // What PGSSLMODE was before there was one; libpq still heeds it.
-        if let Some(text) = (inputs.env)("PGREQUIRESSL")
-            && text.starts_with('1')
-        {
-            let required = ("require".to_owned(), Origin::Environment("PGREQUIRESSL"));
-            values.entry("sslmode").or_insert(required);
-        }
-        if let Some(text) = &inputs.conninfo {
-            let pairs = match uri::strip_scheme(text) {
-                Some(rest) => uri::parse(rest)?,
-                None => conninfo::parse(text)?,
-            };
-            values.extend(pairs.into_iter().map(|(name, text)| (name, (text, Origin::Conninfo))));
-        }
+        values.extend(string.into_iter().map(|(name, text)| (name, (text, Origin::Conninfo))));
         let flags = &inputs.flags;
         for (name, flag) in [
             ("host", &flags.host),
@@ -66,7 +55,7 @@ impl Values {
         self.get(name).filter(|(text, _)| !text.is_empty()).map(|(text, _)| text.to_owned())
     }
 
-    /// Refuses, by name, each option that asks for what isn't there.
+    /// Refuses, by name, each option that asks for what isn't done.
     pub(super) fn refuse_what_is_missing(&self) -> Result<(), SettingsError> {
         for keyword in KEYWORDS {
             let Some((text, origin)) = self.get(keyword.name) else { continue };
@@ -93,7 +82,7 @@ impl Values {
                 Treatment::Values { harmless, .. } if !harmless.contains(&text) => {
                     return Err(SettingsError::InvalidValue {
                         option: keyword.name,
-                        shown: format!(" {text:?}"),
+                        shown: format!(": {text:?}"),
                         origin,
                         expected: "one of the values that libpq documents for it",
                     });
@@ -101,70 +90,20 @@ impl Values {
                 _ => {}
             }
         }
-        for name in ["host", "hostaddr", "port"] {
-            if let Some((text, origin)) = self.get(name)
-                && text.contains(',')
-            {
-                return Err(SettingsError::Refused {
-                    option: format!("more than one {name}"),
-                    origin,
-                    reason: "choosing among servers is not available yet: give one",
-                });
-            }
-        }
         Ok(())
     }
 
-    pub(super) fn host(
+    /// One of the values that the option may have.
+    pub(super) fn choice<T: Copy>(
         &self,
-        socket_dirs: &[PathBuf],
-    ) -> Result<(Host, Option<IpAddr>), SettingsError> {
-        let hostaddr = match self.get("hostaddr").filter(|(text, _)| !text.is_empty()) {
-            None => None,
-            Some((text, origin)) => {
-                let invalid = SettingsError::InvalidValue {
-                    option: "hostaddr",
-                    shown: String::new(),
-                    origin,
-                    expected: "a numeric IPv4 or IPv6 address",
-                };
-                Some(text.parse::<IpAddr>().map_err(|_| invalid)?)
-            }
-        };
-        let given = self.get("host").filter(|(text, _)| !text.is_empty());
-        let host = match (given, hostaddr) {
-            (None, Some(address)) => Host::Tcp { host: address.to_string() },
-            // An address is what is connected to, whatever the host looks like.
-            (Some((dir, _)), None) if dir.starts_with('/') => Host::Unix { dir: dir.into() },
-            (Some((name, origin)), None) if name.starts_with('@') => {
-                return Err(SettingsError::Refused {
-                    option: "an abstract Unix socket (a host that begins with @)".to_owned(),
-                    origin,
-                    reason: "only sockets in directories are supported",
-                });
-            }
-            (Some((host, _)), _) => Host::Tcp { host: host.to_owned() },
-            (None, None) => {
-                let [.., upstream] = DEFAULT_SOCKET_DIRS;
-                let dir = socket_dirs.first().cloned().unwrap_or_else(|| upstream.into());
-                Host::Unix { dir }
-            }
-        };
-        Ok((host, hostaddr))
-    }
-
-    pub(super) fn port(&self) -> Result<u16, SettingsError> {
-        let Some((text, origin)) = self.get("port").filter(|(text, _)| !text.is_empty()) else {
-            return Ok(DEFAULT_PORT);
-        };
-        // Not shown: in a URI whose password has a bare slash, this is a piece of it.
-        let port = text.trim().parse().ok().filter(|port| *port != 0);
-        port.ok_or(SettingsError::InvalidValue {
-            option: "port",
-            shown: String::new(),
-            origin,
-            expected: "a number from 1 to 65535 (in a URI, / and @ in a password are %2F and %40)",
-        })
+        option: &'static str,
+        known: &[(&str, T)],
+        expected: &'static str,
+    ) -> Result<Option<T>, SettingsError> {
+        let Some((text, origin)) = self.get(option) else { return Ok(None) };
+        let found = known.iter().find_map(|(name, value)| (*name == text).then_some(*value));
+        let shown = format!(": {text:?}");
+        found.map(Some).ok_or(SettingsError::InvalidValue { option, shown, origin, expected })
     }
 
     pub(super) fn integer(&self, name: &'static str) -> Result<Option<i32>, SettingsError> {
@@ -186,23 +125,23 @@ impl Values {
     pub(super) fn seconds(&self, name: &'static str) -> Result<Option<Duration>, SettingsError> {
         Ok(self.positive(name)?.map(|seconds| Duration::from_secs(u64::from(seconds))))
     }
+}
 
-    pub(super) fn sslmode(&self) -> Result<SslMode, SettingsError> {
-        let Some((text, origin)) = self.get("sslmode") else { return Ok(SslMode::Prefer) };
-        let mode = SSL_MODES.iter().find_map(|(name, mode)| (*name == text).then_some(*mode));
-        match mode {
-            Some(mode) if mode <= SslMode::Prefer => Ok(mode),
-            Some(_) => Err(SettingsError::Refused {
-                option: format!("sslmode={text}"),
-                origin,
-                reason: "TLS is not available yet (sslmode=disable connects without it)",
-            }),
-            None => Err(SettingsError::InvalidValue {
-                option: "sslmode",
-                shown: format!(" {text:?}"),
-                origin,
-                expected: "disable, allow, prefer, require, verify-ca or verify-full",
-            }),
+fn environment(inputs: &Inputs<'_>) -> BTreeMap<&'static str, (String, Origin)> {
+    let mut values = BTreeMap::new();
+    for keyword in KEYWORDS {
+        if let Some(name) = keyword.env
+            && let Some(text) = (inputs.env)(name)
+        {
+            values.insert(keyword.name, (text, Origin::Environment(name)));
         }
     }
+    // What PGSSLMODE was before there was one; libpq still heeds it.
+    if let Some(text) = (inputs.env)("PGREQUIRESSL")
+        && text.starts_with('1')
+    {
+        let required = ("require".to_owned(), Origin::Environment("PGREQUIRESSL"));
+        values.entry("sslmode").or_insert(required);
+    }
+    values
 }

@@ -6,7 +6,7 @@ use super::{MAX_PARAMETER_BYTES, MAX_PARAMETERS, MAX_STARTUP_PACKET};
 use crate::message::ServerMessage;
 use crate::message::frontend::EncodeError;
 use crate::pgpass::PassKey;
-use crate::settings::ConnectionSettings;
+use crate::settings::{ConnectionSettings, Server};
 
 use super::scram::MAX_SCRAM_ITERATIONS;
 
@@ -77,6 +77,48 @@ pub enum StartupError {
         /// How often, as the server wrote it.
         iterations: String,
     },
+    /// The server can't be asked for TLS, or what came isn't from it.
+    #[error(
+        "received unencrypted data after the server's SSL response: something between may have \
+         put it there"
+    )]
+    PlaintextBeforeTls,
+    /// An error that anybody may have written.
+    #[error(
+        "the server sent an error response during SSL exchange (it can't be trusted, and isn't \
+         shown): see the server's log"
+    )]
+    ErrorBeforeTls,
+    /// Neither yes nor no.
+    #[error("received invalid response to SSL negotiation: this is not a PostgreSQL server")]
+    NoSslAnswer,
+    /// TLS is a must, and the server has none.
+    #[error("the server does not support SSL, but SSL was required")]
+    NoTls,
+    /// TLS was begun at once, and the other side didn't say that it speaks the protocol.
+    #[error("direct SSL connection was established without ALPN protocol negotiation extension")]
+    NoAlpn,
+    /// `channel_binding=require`, and the server does without.
+    #[error("channel binding is required, but {0}")]
+    NotBound(&'static str),
+    /// SCRAM can't be bound to this certificate.
+    #[error(
+        "SCRAM can't be bound to the server's certificate, whose signature names no hash; \
+         channel_binding=disable does without"
+    )]
+    NoEndPoint,
+    /// `sslcertmode=require`, and the server didn't ask.
+    #[error("the server did not request an SSL certificate, and sslcertmode is \"require\"")]
+    CertificateNotRequested,
+    /// `sslcertmode=require`, and the server let us in without.
+    #[error(
+        "the server accepted the connection without a valid SSL certificate, and sslcertmode is \
+         \"require\""
+    )]
+    CertificateNotSent,
+    /// The server's newest protocol is too old, or no answer to what was asked.
+    #[error("{0}")]
+    Protocol(String),
     /// The server skipped the proof that it knows the password's verifier.
     #[error(
         "the server ended SCRAM without proving that it knows the password: it may not be the \
@@ -100,8 +142,13 @@ pub enum StartupError {
 }
 
 /// Where a password was looked for, in words.
-pub(super) fn password_places(settings: &ConnectionSettings, database: &str) -> String {
-    let PassKey { host, port, database, user } = settings.pass_key(database);
+pub(super) fn password_places(
+    settings: &ConnectionSettings,
+    server: Option<&Server>,
+    database: &str,
+) -> String {
+    let Some(server) = server else { return "nowhere".to_owned() };
+    let PassKey { host, port, database, user } = settings.pass_key(server, database);
     let file = settings.passfile.as_ref().map_or_else(
         || "and there is no password file".to_owned(),
         |path| format!("and in {} for {host}:{port}:{database}:{user}", path.display()),

@@ -1,7 +1,10 @@
 //! The client's side of SCRAM-SHA-256 (RFC 5802, RFC 7677): postgres-protocol's, with its bound
 //! made visible and its errors put into words.
 //!
-//! Without TLS there is no channel to bind to; the header says so (`n,,`).
+//! The header says how the exchange is bound to its connection: not at all and not able to (`n`,
+//! without TLS or where binding is switched off); able to, but the server offered nothing (`y`),
+//! which a server that did offer it takes for an attack; or by the hash of the server's
+//! certificate (`p=tls-server-end-point`, RFC 5929).
 
 use postgres_protocol::authentication::sasl::{ChannelBinding, ScramSha256};
 
@@ -22,8 +25,8 @@ pub(super) struct Scram {
 }
 
 impl Scram {
-    pub(super) fn new(password: &[u8]) -> Self {
-        Self { inner: ScramSha256::new(password, ChannelBinding::unsupported()) }
+    pub(super) fn new(password: &[u8], binding: ChannelBinding) -> Self {
+        Self { inner: ScramSha256::new(password, binding) }
     }
 
     /// The client's first message.

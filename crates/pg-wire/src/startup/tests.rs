@@ -15,8 +15,7 @@ fn settings(conninfo: &str) -> ConnectionSettings {
         env: &|_| None,
         os_user: Some("u".into()),
         home: Some("/home/u".into()),
-        socket_dirs: Vec::new(),
-        fallback_application_name: None,
+        ..Inputs::default()
     })
     .unwrap()
 }
@@ -162,8 +161,6 @@ fn errors_and_notices_of_the_server() {
         let notice = BackendMessage::parse(b'N', body).unwrap();
         assert_eq!(noted.handle(notice), Ok(StartupStep::Continue));
     }
-    let negotiate = BackendMessage::parse(b'v', &[0; 8]).unwrap();
-    assert_eq!(noted.handle(negotiate), Ok(StartupStep::Continue));
     finishes(&mut noted);
     assert_eq!(noted.take_notices().len(), MAX_NOTICES);
 }
@@ -362,5 +359,117 @@ proptest! {
                 let _ = startup.handle(message);
             }
         }
+    }
+}
+
+/// On TLS, with a certificate whose hash is this.
+fn on_tls(conninfo: &str, end_point: Option<&[u8]>) -> Startup {
+    let settings = settings(conninfo);
+    let channel = Channel::Tls {
+        end_point: end_point.map(<[u8]>::to_vec),
+        certificate_requested: false,
+        certificate_sent: false,
+    };
+    let plain = Startup::physical_replication(&settings).unwrap();
+    plain.on(&settings, &settings.servers[0], channel)
+}
+
+fn offer(plus: bool) -> Authentication<'static> {
+    let mut mechanisms = vec![SCRAM_SHA_256.into()];
+    if plus {
+        mechanisms.insert(0, SCRAM_SHA_256_PLUS.into());
+    }
+    Authentication::Sasl { mechanisms }
+}
+
+#[test]
+fn scram_says_how_it_is_bound() {
+    let check = |conninfo: &str, plus: bool, expect: &str| {
+        let mut startup = on_tls(&format!("password=x {conninfo}"), Some(b"hash"));
+        let text = String::from_utf8(sent(ask(&mut startup, offer(plus)))[5..].to_vec()).unwrap();
+        assert!(text.replace('\0', " ").starts_with(expect), "{conninfo}: {text}");
+    };
+    check("", true, "SCRAM-SHA-256-PLUS ");
+    check("channel_binding=require", true, "SCRAM-SHA-256-PLUS ");
+    check("channel_binding=disable", true, "SCRAM-SHA-256 ");
+    check("", false, "SCRAM-SHA-256 ");
+    let header = |conninfo: &str, plus: bool| {
+        let mut startup = on_tls(&format!("password=x {conninfo}"), Some(b"hash"));
+        let bytes = sent(ask(&mut startup, offer(plus)));
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        let end = text.find(",,").unwrap();
+        text[..end]
+            .rsplit('\0')
+            .next()
+            .unwrap()
+            .trim_start_matches(|c: char| !c.is_alphabetic())
+            .to_owned()
+    };
+    assert_eq!(header("", true), "p=tls-server-end-point");
+    assert_eq!(header("", false), "y");
+    assert_eq!(header("channel_binding=disable", true), "n");
+}
+
+#[test]
+fn channel_binding_that_is_required_is_not_done_without() {
+    let check = |startup: &mut Startup, request, expect: &str| {
+        let error = ask(startup, request).unwrap_err().to_string();
+        assert!(error.contains(expect), "{error}");
+    };
+    let bound = "password=canary channel_binding=require";
+    let tls = || on_tls(bound, Some(b"hash"));
+    check(&mut tls(), Authentication::Ok, "without channel binding");
+    check(&mut tls(), Authentication::CleartextPassword, "channel binding is required");
+    check(&mut tls(), Authentication::Md5Password { salt: [0; 4] }, "channel binding is required");
+    check(&mut tls(), offer(false), "did not offer");
+    check(&mut startup(bound), offer(false), "SSL is not in use");
+    check(&mut startup(bound), offer(true), "SSL is not in use");
+    check(&mut startup(bound), Authentication::Ok, "without channel binding");
+    // A certificate whose signature names no hash: libpq gives up, too.
+    check(&mut on_tls(bound, None), offer(true), "names no hash");
+    check(&mut on_tls("password=canary", None), offer(true), "names no hash");
+    sent(ask(&mut on_tls("password=x channel_binding=disable", None), offer(true)));
+}
+
+#[test]
+fn a_client_certificate_that_is_required_must_have_been_asked_for() {
+    let check = |requested, sent, expect| {
+        let settings = settings("sslcertmode=require");
+        let channel = Channel::Tls {
+            end_point: None,
+            certificate_requested: requested,
+            certificate_sent: sent,
+        };
+        let plain = Startup::physical_replication(&settings).unwrap();
+        let mut startup = plain.on(&settings, &settings.servers[0], channel);
+        assert_eq!(ask(&mut startup, Authentication::Ok), expect);
+    };
+    check(true, true, Ok(StartupStep::Continue));
+    check(true, false, Err(StartupError::CertificateNotSent));
+    check(false, false, Err(StartupError::CertificateNotRequested));
+    let result = ask(&mut startup("sslcertmode=require"), Authentication::Ok);
+    assert_eq!(result, Err(StartupError::CertificateNotRequested));
+}
+
+#[test]
+fn a_server_of_an_older_protocol() {
+    let negotiated = |conninfo: &str, newest: u32| {
+        let mut startup = startup(conninfo);
+        let body = [newest.to_be_bytes(), [0; 4]].concat();
+        startup.handle(BackendMessage::parse(b'v', &body).unwrap()).map_err(|e| e.to_string())
+    };
+    let code = |minor: u32| 3 << 16 | minor;
+    let ok = Ok(StartupStep::Continue);
+    assert_eq!(negotiated("max_protocol_version=3.2", code(0)), ok);
+    assert_eq!(negotiated("max_protocol_version=3.2", 0), ok);
+    let error = negotiated("min_protocol_version=3.2", code(0)).unwrap_err();
+    assert!(error.contains("server only supports protocol version 3.0"), "{error}");
+    for (conninfo, newest) in [
+        ("", code(0)),
+        ("max_protocol_version=3.2", code(2)),
+        ("max_protocol_version=3.2", 4 << 16),
+        ("max_protocol_version=3.2", 2 << 16),
+    ] {
+        assert!(negotiated(conninfo, newest).is_err(), "{conninfo} {newest}");
     }
 }

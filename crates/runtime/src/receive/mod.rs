@@ -1,7 +1,12 @@
 //! A receiver: sessions, one after another, until somebody stops it or it must stop itself.
 
+mod guard;
+mod likeness;
+mod slot;
 mod stream;
 
+use std::cell::Cell;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,15 +15,16 @@ use archive::{
 };
 use disk::Disk;
 use pg_types::{Branch, Lsn, Positions, TimelineId};
-use pg_wire::command::{SlotName, drop_replication_slot, start_replication};
+use pg_wire::command::{SlotName, start_replication};
 use pg_wire::message::{ServerMessage, SqlState};
-use pg_wire::row::SlotState;
 use pg_wire::settings::ConnectionSettings;
 use replication::{StartFrom, Timing, start_from};
 use tokio::sync::{Notify, watch};
 
+use self::guard::{Guard, Look};
+use crate::check::{Finding, Intent, Level, Settings, judge};
 use crate::gap::oldest_kept;
-use crate::session::{connect, create_slot, history, read_slot};
+use crate::session::{connect, history, read_slot};
 use crate::{AskError, Ended, Facts, Link, SessionError, Verdict};
 
 /// The first pause before another attempt; each failure doubles it.
@@ -27,7 +33,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// What the disk has under way is waited for after a session, however long it takes: what ended
 /// later would be taken for the next session's. After each so long, somebody is told.
-const DRAIN_NOTE_INTERVAL: Duration = Duration::from_secs(60);
+const REST_NOTE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// What to receive, and how.
 #[derive(Clone, Debug)]
@@ -40,6 +46,9 @@ pub struct Receive {
     pub create_slot: bool,
     /// Whether it may be there already.
     pub if_not_exists: bool,
+    /// The most that the slot may keep for a receiver that doesn't get any further, bytes: then it
+    /// is let go. It needs `create_slot`.
+    pub max_slot_retention: Option<u64>,
     /// Where a new archive begins, if somebody else has the server keep WAL from here on.
     pub start_position: Option<Lsn>,
     /// End when everything before this is durable.
@@ -60,6 +69,15 @@ pub enum Report<'a> {
     Connected(&'a Facts),
     /// The slot was made.
     SlotCreated(&'a SlotName),
+    /// The slot was dropped, since it kept too much: an alarm. It is made anew in time.
+    SlotLetGo {
+        /// Which.
+        slot: &'a SlotName,
+        /// What it kept, bytes.
+        retained: u64,
+        /// What it may keep, bytes.
+        limit: u64,
+    },
     /// The server streams.
     Streaming {
         /// On which timeline.
@@ -71,6 +89,8 @@ pub enum Report<'a> {
         /// What a new archive begins with; `None` where something was archived before.
         begins: Option<StartFrom>,
     },
+    /// The server is set up in a way that isn't good.
+    Finding(&'a Finding),
     /// Something was found and mended in the archive.
     Note(&'a str),
     /// Something happened to the archive.
@@ -108,8 +128,11 @@ pub enum Report<'a> {
 pub struct Progress {
     /// How far everything is.
     pub positions: Positions,
-    /// The end of the server's WAL.
+    /// The end of the server's WAL, as far as it was told.
     pub upstream: Lsn,
+    /// Before this nothing is kept for this receiver: the flush position, or, until one may be
+    /// reported, that of the sessions before.
+    pub acknowledged: Lsn,
 }
 
 /// Watches a receiver.
@@ -140,6 +163,7 @@ pub async fn receive(
     let mut receiver = Receiver {
         what,
         claim,
+        here: what.settings.clone(),
         archive: None,
         rebuild: false,
         corrupt_at: None,
@@ -148,6 +172,8 @@ pub async fn receive(
         streamed: false,
         progressed: false,
         slot_made: false,
+        is_checked: false,
+        guard: Guard::new(what.max_slot_retention),
     };
     let mut pause = FIRST_PAUSE;
     loop {
@@ -164,6 +190,9 @@ pub async fn receive(
         if let SessionError::Gap(gap) = error {
             observer.report(&Report::Gap(&gap));
             receiver.behind = Some(gap);
+            continue;
+        }
+        if matches!(error, SessionError::SlotAgain) {
             continue;
         }
         if let SessionError::EndOfTimeline { timeline, at, next } = error
@@ -201,6 +230,8 @@ fn jittered(pause: Duration) -> Duration {
 struct Receiver<'a> {
     what: &'a Receive,
     claim: &'a Claim,
+    /// How to reach the server that the session is with, by further connections.
+    here: ConnectionSettings,
     archive: Option<Arc<Archive>>,
     /// A write or fsync failed: what the newest file holds isn't believed.
     rebuild: bool,
@@ -216,6 +247,9 @@ struct Receiver<'a> {
     progressed: bool,
     /// Whether the slot is this receiver's own making.
     slot_made: bool,
+    /// Whether the server's set-up was looked at.
+    is_checked: bool,
+    guard: Guard,
 }
 
 /// The same WAL failing in so many sessions isn't an accident of the network.
@@ -238,12 +272,14 @@ impl Receiver<'_> {
             result = connect(&self.what.settings, timing) => result?,
             _ = shutdown.changed() => return Ok(Ended::Stopped(Lsn::INVALID)),
         };
+        self.here = link.same_server(&self.what.settings);
         observer.report(&Report::Connected(&facts));
         let archive = self.open(&facts)?;
         let (branch, resume, begins) = tokio::select! {
             result = self.plan(&mut link, &archive, &facts, observer) => result?,
             _ = shutdown.changed() => return Ok(Ended::Stopped(Lsn::INVALID)),
         };
+        self.check(&mut link, &facts, begins.is_some(), observer).await?;
         for note in &resume.notes {
             observer.report(&Report::Note(note));
         }
@@ -251,21 +287,39 @@ impl Receiver<'_> {
             observer.report(&Report::LostBranch(lost));
         }
         let (timeline, start, proved) = (resume.timeline, resume.start, resume.proved());
+        let acknowledged = resume.acknowledged();
         let mut writer = Writer::new(&archive, resume, self.what.writer, disk);
-        let text = start_replication(self.what.slot.as_ref(), start, timeline);
+        let text = start_replication(self.slot(), start, timeline);
         link.connection.start_streaming(&text, start);
         let begun = Report::Streaming { timeline, start, proved, begins };
-        let mut stream = stream::Streaming::new(&mut link, &mut writer, disk, woken, observer);
-        let result = stream.run(shutdown, self.what.end_position, timeline, &begun).await;
+        let upstream = facts.system.xlogpos;
+        let positions = writer.positions();
+        let standing = Cell::new(Progress { positions, upstream, acknowledged });
+        let settings = &self.here;
+        let mut stream =
+            stream::Streaming::new(&mut link, &mut writer, disk, woken, observer, &standing);
+        let result = tokio::select! {
+            result = stream.run(shutdown, self.what.end_position, timeline, &begun) => result,
+            look = self.guard.watch(settings, &standing) => Err(match look {
+                Look::LetGo { retained } => SessionError::SlotLetGo { retained },
+                Look::TakeBack => SessionError::SlotAgain,
+            }),
+        };
+        // The server doesn't drop a slot that is streamed from, and what is asked of it below may
+        // need the connection's place.
+        drop(link);
+        if let Err(SessionError::SlotLetGo { retained }) = result {
+            self.let_go(retained, observer).await;
+        }
         let stopped = matches!(result, Ok(Ended::Stopped(_)));
         self.progressed = writer.positions().proved.0 > proved;
         self.streamed |= self.progressed;
-        if !stopped {
-            tokio::select! {
-                () = finish(&mut writer, disk, woken, observer) => {}
-                // Whoever stops us doesn't wait for a disk that is stuck.
-                _ = shutdown.wait_for(|stop| *stop) => return Ok(Ended::Stopped(Lsn::INVALID)),
-            }
+        if !stopped && !self.rest(&mut writer, disk, woken, shutdown, observer, &standing).await {
+            return Ok(Ended::Stopped(Lsn::INVALID));
+        }
+        tokio::select! {
+            result = self.second_look(&archive, timeline, proved, &writer) => result?,
+            _ = shutdown.wait_for(|stop| *stop) => return Ok(Ended::Stopped(Lsn::INVALID)),
         }
         self.clear_up(&archive, timeline, &writer, observer)?;
         if let Err(SessionError::Refused { message, .. }) = &result
@@ -280,7 +334,64 @@ impl Receiver<'_> {
                 _ = shutdown.wait_for(|stop| *stop) => return Ok(Ended::Stopped(Lsn::INVALID)),
             }
         }
-        result.map_err(|error| explain(error, self.what.slot.as_ref()))
+        result.map_err(|error| explain(error, self.slot()))
+    }
+
+    /// Lets the disk come to rest after a session; `false` if that wasn't waited for, since
+    /// whoever stops us doesn't wait for a disk that is stuck.
+    async fn rest(
+        &mut self,
+        writer: &mut Writer,
+        disk: &mut dyn Disk,
+        woken: &Notify,
+        shutdown: &mut Shutdown,
+        observer: &mut dyn Observer,
+        standing: &Cell<Progress>,
+    ) -> bool {
+        let mut finished = pin!(finish(writer, disk, woken));
+        loop {
+            tokio::select! {
+                () = &mut finished => return true,
+                _ = shutdown.wait_for(|stop| *stop) => return false,
+                () = tokio::time::sleep(REST_NOTE_INTERVAL) => observer.report(&Report::Note(
+                    "the disk hasn't ended what it was given a minute ago and more; receiving waits",
+                )),
+                look = self.guard.watch(&self.here, standing) => {
+                    if let Look::LetGo { retained } = look {
+                        self.let_go(retained, observer).await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Looks once at how the server is set up. What can't work stops a receiver that begins; one
+    /// that has been at work is worth more to the server than its end.
+    async fn check(
+        &mut self,
+        link: &mut Link,
+        facts: &Facts,
+        begins: bool,
+        observer: &mut dyn Observer,
+    ) -> Result<(), SessionError> {
+        // Whoever says where it begins has the server keep what is needed for as long as it takes.
+        if std::mem::replace(&mut self.is_checked, true) || self.what.start_position.is_some() {
+            return Ok(());
+        }
+        let intent = Intent {
+            application_name: self.what.settings.application_name.as_deref().unwrap_or_default(),
+            has_slot: self.what.slot.is_some(),
+            has_bound: self.what.max_slot_retention.is_some(),
+        };
+        let settings = Settings::ask(link, facts.version).await?;
+        let findings = judge(facts.version, &settings, &intent);
+        for finding in findings.iter().filter(|finding| finding.level > Level::Fine) {
+            if finding.level == Level::Error && begins {
+                return Err(SessionError::Unfit(finding.clone()));
+            }
+            observer.report(&Report::Finding(finding));
+        }
+        Ok(())
     }
 
     /// The archive of this server; the same in every session.
@@ -310,9 +421,15 @@ impl Receiver<'_> {
         removed: Lsn,
     ) -> Result<Option<Gap>, SessionError> {
         let (size, end) = (archive.layout().segment_size, facts.system.xlogpos);
-        let kept = oldest_kept(&self.what.settings, branch, size, removed.segment(size), end);
+        let kept = oldest_kept(&self.here, branch, size, removed.segment(size), end);
         let Some((to_timeline, to)) = kept.await? else { return Ok(None) };
-        let reason = "the server had removed it".to_owned();
+        let reason = match self.guard.has_let_go() {
+            true => {
+                "the slot had been let go (--max-slot-retention), and the server had removed it"
+            }
+            false => "the server had removed it",
+        };
+        let reason = reason.to_owned();
         let found = jiff::Timestamp::now().strftime("%FT%TZ").to_string();
         Ok(Some(Gap { timeline, from, to_timeline, to, reason, found }))
     }
@@ -326,20 +443,24 @@ impl Receiver<'_> {
         observer: &mut dyn Observer,
     ) -> Result<(Branch, Resume, Option<StartFrom>), SessionError> {
         let created = self.ensure_slot(link, facts, observer).await?;
+        self.look_before(link, facts, observer).await?;
         let branch = history(link, archive, facts.system.timeline).await?;
         if let Some(gap) = self.behind.take() {
             let resume = archive.begin_on(gap.to_timeline, gap.to);
+            self.take_back(link, facts, &resume, observer).await?;
             return Ok((branch, resume, None));
         }
         if let Some(resume) = archive.resume(&branch, self.ended, self.rebuild)? {
             self.rebuild = false;
+            self.take_back(link, facts, &resume, observer).await?;
+            let resume = self.within_history(archive, facts, &branch, resume, observer).await?;
             self.look_at_slot(link, facts, resume.proved(), observer).await?;
             return Ok((branch, resume, None));
         }
-        let slot = match &self.what.slot {
+        let slot = match self.slot() {
             None => None,
             Some(slot) => {
-                match read_slot(link, &self.what.settings, facts.version, slot).await {
+                match read_slot(link, &self.here, facts.version, slot).await {
                     Ok(None) => {
                         return Err(SessionError::NoSlot { slot: slot.as_str().to_owned() });
                     }
@@ -364,92 +485,6 @@ impl Receiver<'_> {
         };
         let resume = archive.begin(&branch, begins.lsn());
         Ok((branch, resume, Some(begins)))
-    }
-
-    /// Makes the slot if that was asked for; whether it did.
-    async fn ensure_slot(
-        &mut self,
-        link: &mut Link,
-        facts: &Facts,
-        observer: &mut dyn Observer,
-    ) -> Result<bool, SessionError> {
-        let Some(slot) = self.what.slot.as_ref().filter(|_| self.what.create_slot) else {
-            return Ok(false);
-        };
-        if create_slot(link, facts.version, slot, true).await? {
-            observer.report(&Report::SlotCreated(slot));
-            self.slot_made = true;
-            return Ok(true);
-        }
-        if self.what.if_not_exists || self.slot_made {
-            return self.remake_slot(link, facts, slot, observer).await;
-        }
-        Err(SessionError::SlotExists { slot: slot.as_str().to_owned() })
-    }
-
-    /// Makes a slot anew that keeps no WAL: it was invalidated, and some versions stream from it all
-    /// the same, and keep nothing. Whether it did. Below 15 such a slot heals by itself.
-    async fn remake_slot(
-        &mut self,
-        link: &mut Link,
-        facts: &Facts,
-        slot: &SlotName,
-        observer: &mut dyn Observer,
-    ) -> Result<bool, SessionError> {
-        if facts.version.major() < 15 {
-            return Ok(false);
-        }
-        match read_slot(link, &self.what.settings, facts.version, slot).await? {
-            Some(state) if state.restart_lsn.is_none() => {}
-            _ => return Ok(false),
-        }
-        observer.report(&Report::Note(
-            "the replication slot keeps no WAL: it was invalidated (see max_slot_wal_keep_size), \
-             or never used; it is made anew",
-        ));
-        link.ask(&drop_replication_slot(slot, false)).await?;
-        create_slot(link, facts.version, slot, true).await?;
-        observer.report(&Report::SlotCreated(slot));
-        Ok(true)
-    }
-
-    /// Says what is wrong with a slot that is there, before it is streamed from.
-    async fn look_at_slot(
-        &self,
-        link: &mut Link,
-        facts: &Facts,
-        archived: Lsn,
-        observer: &mut dyn Observer,
-    ) -> Result<(), SessionError> {
-        let size = facts.geometry.segment_size;
-        let Some(slot) = self.what.slot.as_ref().filter(|_| facts.version.major() >= 15) else {
-            return Ok(());
-        };
-        let name = slot.as_str();
-        match read_slot(link, &self.what.settings, facts.version, slot).await? {
-            None => Err(SessionError::NoSlot { slot: name.to_owned() }),
-            Some(SlotState { restart_lsn: None, .. }) => {
-                let note = format!(
-                    "the replication slot \"{name}\" keeps no WAL: it was invalidated (see \
-                     max_slot_wal_keep_size), or never used; `seawall slot drop {name}`, then \
-                     receive with --create-slot"
-                );
-                observer.report(&Report::Note(&note));
-                Ok(())
-            }
-            // WAL is kept by whole segments.
-            Some(SlotState { restart_lsn: Some(kept), .. })
-                if kept.segment_start(size) > archived =>
-            {
-                let note = format!(
-                    "the replication slot \"{name}\" keeps WAL from {kept} on, and the archive ends \
-                     at {archived}: somebody else advanced it, and what is between may be gone"
-                );
-                observer.report(&Report::Note(&note));
-                Ok(())
-            }
-            Some(_) => Ok(()),
-        }
     }
 
     /// Repairs what the session's end left, before another begins.
@@ -486,24 +521,14 @@ impl Receiver<'_> {
 }
 
 /// Lets the disk come to rest, and closes the session's files.
-async fn finish(
-    writer: &mut Writer,
-    disk: &mut dyn Disk,
-    woken: &Notify,
-    observer: &mut dyn Observer,
-) {
-    drain(writer, disk, woken, observer).await;
+async fn finish(writer: &mut Writer, disk: &mut dyn Disk, woken: &Notify) {
+    drain(writer, disk, woken).await;
     writer.close();
-    drain(writer, disk, woken, observer).await;
+    drain(writer, disk, woken).await;
 }
 
 /// Waits for what the disk has under way: the archive is looked at only when it stands still.
-async fn drain(
-    writer: &mut Writer,
-    disk: &mut dyn Disk,
-    woken: &Notify,
-    observer: &mut dyn Observer,
-) {
+async fn drain(writer: &mut Writer, disk: &mut dyn Disk, woken: &Notify) {
     loop {
         while let Some(completion) = disk.poll() {
             writer.handle(completion, Instant::now());
@@ -515,11 +540,7 @@ async fn drain(
         if !writer.is_busy() {
             return;
         }
-        if tokio::time::timeout(DRAIN_NOTE_INTERVAL, woken.notified()).await.is_err() {
-            observer.report(&Report::Note(
-                "the disk hasn't ended what it was given a minute ago and more; receiving waits",
-            ));
-        }
+        woken.notified().await;
     }
 }
 

@@ -3,6 +3,7 @@
 //! It waits only when there is nothing to read and nothing has ended on the disk. A commit that
 //! waits for us is acknowledged after one write and one fsync, and no timer.
 
+use std::cell::Cell;
 use std::io::IoSliceMut;
 use std::pin::{Pin, pin};
 use std::time::{Duration, Instant, SystemTime};
@@ -49,6 +50,7 @@ pub(super) struct Streaming<'a> {
     disk: &'a mut dyn Disk,
     woken: &'a Notify,
     observer: &'a mut dyn Observer,
+    standing: &'a Cell<Progress>,
     last_read: Instant,
     /// How the timeline ended, once it has.
     ended: Option<EndOfTimeline>,
@@ -64,11 +66,21 @@ impl<'a> Streaming<'a> {
         disk: &'a mut dyn Disk,
         woken: &'a Notify,
         observer: &'a mut dyn Observer,
+        standing: &'a Cell<Progress>,
     ) -> Self {
         let now = Instant::now();
-        let (last_read, next_progress) = (now, now);
-        let (ended, syncing_since) = (None, None);
-        Self { link, writer, disk, woken, observer, last_read, ended, syncing_since, next_progress }
+        Self {
+            link,
+            writer,
+            disk,
+            woken,
+            observer,
+            standing,
+            last_read: now,
+            ended: None,
+            syncing_since: None,
+            next_progress: now,
+        }
     }
 
     /// Streams until the end position, until it is stopped, or until something fails.
@@ -300,8 +312,14 @@ impl<'a> Streaming<'a> {
             return;
         }
         self.next_progress = now + PROGRESS_INTERVAL;
-        let upstream = self.link.connection.wal_end().unwrap_or(Lsn::INVALID);
-        self.observer.progress(&Progress { positions: self.writer.positions(), upstream });
+        let before = self.standing.get();
+        let progress = Progress {
+            positions: self.writer.positions(),
+            upstream: self.link.connection.wal_end().unwrap_or(before.upstream),
+            acknowledged: self.writer.acknowledgement().map_or(before.acknowledged, |a| a.flush),
+        };
+        self.standing.set(progress);
+        self.observer.progress(&progress);
     }
 
     /// Acknowledges what is durable, and ends the stream; a server that doesn't answer is left.

@@ -144,6 +144,18 @@ impl Server {
         Ok(server)
     }
 
+    /// Lets a stopped server start as a standby of nobody, so that it can be
+    /// [promoted](Self::promote) once more.
+    pub fn make_standby(&self) -> Result<(), Error> {
+        let (name, content) = match self.install().major {
+            12.. => ("standby.signal", ""),
+            _ => ("recovery.conf", "standby_mode = on\nrecovery_target_timeline = 'latest'\n"),
+        };
+        let path = self.data.join(name);
+        fs::write(&path, content).map_err(Error::io("write", &path))?;
+        super::place::give_to_server_user(&path)
+    }
+
     /// Makes a standby of this server by pg_basebackup, and starts it; it is read-only until it is
     /// [promoted](Self::promote). `conf`: lines for its postgresql.conf, after this server's own.
     pub fn standby(&self, conf: &[&str]) -> Result<Self, Error> {
@@ -188,6 +200,12 @@ impl Server {
         let mut backup = self.install().command("pg_basebackup");
         backup.args(["-d", &self.socket_conninfo(), "-c", "fast"]).args(args);
         run(backup.arg("-D").arg(&data), SQL_LIMIT, "pg_basebackup")?;
+        let recovery = data.join("recovery.conf");
+        if let Ok(mut file) = fs::OpenOptions::new().append(true).open(&recovery) {
+            // Below 12 a standby stays on its timeline otherwise.
+            file.write_all(b"recovery_target_timeline = 'latest'\n")
+                .map_err(Error::io("write", &recovery))?;
+        }
         let log = scratch.path().join("log");
         let connection = PgConnection { install: self.install().clone(), socket_dir, port: 0 };
         Ok(Self { postmaster: None, connection, data, log, scratch })
@@ -209,7 +227,12 @@ impl Server {
 
     /// Makes a standby a primary, on a new timeline; returns when it can be written to.
     pub fn promote(&self) -> Result<(), Error> {
-        self.sql("SELECT pg_promote(true, 60)")?;
+        if self.install().major >= 12 {
+            self.sql("SELECT pg_promote(true, 60)")?;
+        } else {
+            let mut promote = self.install().command("pg_ctl");
+            run(promote.arg("promote").arg("-D").arg(&self.data), SQL_LIMIT, "pg_ctl promote")?;
+        }
         self.wait_until("the end of recovery", SQL_LIMIT, "NOT pg_is_in_recovery()")
     }
 
@@ -240,7 +263,8 @@ impl Server {
         options: &ServerOptions,
         port: u16,
     ) -> Result<(), Error> {
-        let ours = settings::postgresql_conf(options, port, &self.connection.socket_dir);
+        let major = self.install().major;
+        let ours = settings::postgresql_conf(major, options, port, &self.connection.socket_dir);
         let conf = self.data.join("postgresql.conf");
         fs::write(&conf, format!("{original}{ours}")).map_err(Error::io("write", &conf))?;
         self.connection.port = port;

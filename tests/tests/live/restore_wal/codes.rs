@@ -11,8 +11,8 @@ use testkit::process::{Running, Signal};
 use testkit::scratch::Scratch;
 use testkit::servers::{Server, as_server_user};
 
+use super::super::common::disks::SmallDisk;
 use super::super::common::{LIMIT, Must, Receiver, ReceiverOptions, scratch, server, server_flush};
-use super::super::disk_full::SmallDisk;
 use super::super::program::{Ended, ended, receive, seawall};
 use super::{Kept, SIZE, assert_nothing_else, name, restore, sealed, work};
 
@@ -159,7 +159,7 @@ fn absent_is_said_only_of_what_is_known_to_be() {
     check(last.next(), &[], UNSURE, &["no WAL at all"]);
 
     // Not mounted, and no archive at all.
-    fs::rename(&wal, &aside.with_extension("wal")).must();
+    fs::rename(&wal, aside.with_extension("wal")).must();
     check(last.next(), &[], UNSURE, &[]);
     let nowhere = archived.dir.path().join("nowhere");
     restore(&nowhere, &name(1, last), &target, &[]).says(UNSURE, &["isn't mounted"]);
@@ -402,15 +402,15 @@ fn a_target_that_cant_be_written_is_no_end_of_the_log() {
     ask(&dir.join("another")).says(UNSURE, &["can't create", "xlogtemp.seawall"]);
     ask(&dir.join("missing/RECOVERYXLOG")).says(UNSURE, &["can't create"]);
     assert_nothing_else(&dir, &["RECOVERYXLOG"]);
-    fs::set_permissions(&kept.segment(number), fs::Permissions::from_mode(0)).must();
+    fs::set_permissions(kept.segment(number), fs::Permissions::from_mode(0o0)).must();
     fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)).must();
     ask(&dir.join("another")).says(UNSURE, &["Permission denied"]);
 
-    let Some(disk) = SmallDisk::mount(kept.scratch.path().join("small")) else { return };
+    let Some(disk) = SmallDisk::tmpfs(kept.scratch.path().join("small"), 20) else { return };
     let ballast = disk.path().join("ballast");
-    fs::write(&ballast, vec![1; (SmallDisk::SIZE_MB << 20) - (1 << 19)]).must();
+    fs::write(&ballast, vec![1; (20 << 20) - (1 << 19)]).must();
     let full = disk.path().join("RECOVERYXLOG");
-    fs::set_permissions(&kept.segment(number), fs::Permissions::from_mode(0o600)).must();
+    fs::set_permissions(kept.segment(number), fs::Permissions::from_mode(0o600)).must();
     restore(&kept.archive, &name(1, number), &full, &[]).says(UNSURE, &["make room there"]);
     assert_nothing_else(disk.path(), &["ballast"]);
     fs::remove_file(&ballast).must();

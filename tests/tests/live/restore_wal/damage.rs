@@ -38,7 +38,7 @@ fn recovery_never_opens_too_early(major: u32) {
     let harms: [(&str, &dyn Fn()); 7] = [
         ("is missing", &|| fs::rename(&path, &aside).must()),
         ("Permission denied", &|| {
-            fs::set_permissions(&path, fs::Permissions::from_mode(0)).must();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o0)).must();
         }),
         ("was cut off", &|| fs::write(&path, &whole[..size / 2]).must()),
         ("doesn't hold any more", &|| fs::write(&path, flipped(&whole, size / 2)).must()),

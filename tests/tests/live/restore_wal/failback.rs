@@ -6,7 +6,7 @@ use testkit::process::run;
 use testkit::proxy::Proxy;
 use testkit::servers::{StopMode, as_server_user};
 
-use super::super::common::{LIMIT, Must, Receiver, ReceiverOptions, server, server_flush};
+use super::super::common::{LIMIT, Must, Receiver, ReceiverOptions, server};
 use super::{Kept, work};
 
 fn the_old_primary_follows_the_new_one(major: u32) {
@@ -15,7 +15,7 @@ fn the_old_primary_follows_the_new_one(major: u32) {
         ["wal_log_hints = on", "wal_keep_size = 0", "max_wal_size = 2MB", "min_wal_size = 2MB"];
     let mut old = server(major, 1, &small);
     let proxy = Proxy::start(old.port()).must();
-    let options = ReceiverOptions { port: Some(proxy.port()), slot: false, ..kept.options() };
+    let options = ReceiverOptions { port: Some(proxy.port()), ..kept.options() };
     let mut receiver = Receiver::start(&old, &kept.archive, &options);
     receiver.await_streaming(&old);
     let restore = kept.restore_command("--standby");
@@ -25,12 +25,13 @@ fn the_old_primary_follows_the_new_one(major: u32) {
     new.wait_until("the standby to have it all", LIMIT, &replayed).must();
     new.promote().must();
     // The old one goes on alone, and recycles the WAL from before the fork.
+    old.set("wal_keep_size", "0").must();
     let forked = old.wal_segments().must();
     for _ in 0..3 {
-        work(&old);
+        let end = work(&old);
+        receiver.await_flush(&old, end);
         old.sql("CHECKPOINT").must();
     }
-    receiver.await_flush(&old, server_flush(&old));
     old.stop(StopMode::Fast).must();
     let gone = forked.iter().filter(|segment| !segment.exists()).count();
     assert!(gone > 0, "it still has all of {forked:?}");

@@ -1,0 +1,147 @@
+//! A stream socket, TCP or Unix, that is never waited for while it is read or written.
+
+use std::io::{self, ErrorKind, IoSliceMut, Read};
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use pg_wire::settings::{ConnectionSettings, Host, Server};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::Interest;
+use tokio::net::{TcpStream, UnixStream};
+
+/// Where to connect to: one address of a server.
+#[derive(Clone, Debug)]
+pub(crate) enum Address {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+impl Address {
+    /// A server's addresses, in the order in which they are tried.
+    pub(crate) async fn all_of(server: &Server) -> io::Result<Vec<Self>> {
+        if let Some(path) = server.socket_path() {
+            return Ok(vec![Self::Unix(path)]);
+        }
+        let tcp = |address| Self::Tcp(SocketAddr::new(address, server.port));
+        let Host::Tcp { host } = &server.host else { return Ok(Vec::new()) };
+        if let Some(address) = server.hostaddr.or_else(|| host.parse::<IpAddr>().ok()) {
+            return Ok(vec![tcp(address)]);
+        }
+        let found = tokio::net::lookup_host((host.as_str(), server.port)).await?;
+        let found: Vec<Self> = found.map(Self::Tcp).collect();
+        if found.is_empty() {
+            return Err(io::Error::new(ErrorKind::NotFound, "the name has no address"));
+        }
+        Ok(found)
+    }
+}
+
+/// A connected socket.
+#[derive(Debug)]
+pub(crate) enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Stream {
+    pub(crate) async fn connect(
+        address: &Address,
+        settings: &ConnectionSettings,
+    ) -> io::Result<Self> {
+        match address {
+            Address::Unix(path) => Ok(Self::Unix(UnixStream::connect(path).await?)),
+            Address::Tcp(address) => {
+                let stream = TcpStream::connect(address).await?;
+                set_options(&stream, settings)?;
+                Ok(Self::Tcp(stream))
+            }
+        }
+    }
+
+    /// The user that the other side of a Unix socket runs as.
+    pub(crate) fn peer_uid(&self) -> Option<io::Result<u32>> {
+        match self {
+            Self::Tcp(_) => None,
+            Self::Unix(stream) => Some(stream.peer_cred().map(|peer| peer.uid())),
+        }
+    }
+
+    pub(crate) async fn readable(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.readable().await,
+            Self::Unix(stream) => stream.readable().await,
+        }
+    }
+
+    pub(crate) async fn writable(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.writable().await,
+            Self::Unix(stream) => stream.writable().await,
+        }
+    }
+
+    /// Reads what is there, into these places in turn: `None` if nothing is, 0 at the end.
+    pub(crate) fn try_read_vectored(
+        &self,
+        bufs: &mut [IoSliceMut<'_>],
+    ) -> io::Result<Option<usize>> {
+        let room: usize = bufs.iter().map(|buf| buf.len()).sum();
+        let mut short = None;
+        let mut read = |socket: SockRef<'_>| match (&*socket).read_vectored(bufs)? {
+            got if got == 0 || got == room => Ok(got),
+            got => {
+                // Nothing is left (epoll(7), on stream sockets), so there is no need to ask.
+                short = Some(got);
+                Err(ErrorKind::WouldBlock.into())
+            }
+        };
+        let got = now(|| match self {
+            Self::Tcp(stream) => stream.try_io(Interest::READABLE, || read(stream.into())),
+            Self::Unix(stream) => stream.try_io(Interest::READABLE, || read(stream.into())),
+        })?;
+        Ok(got.or(short))
+    }
+
+    /// Writes what there is room for: `None` if there is none.
+    pub(crate) fn try_write(&self, bytes: &[u8]) -> io::Result<Option<usize>> {
+        now(|| match self {
+            Self::Tcp(stream) => stream.try_write(bytes),
+            Self::Unix(stream) => stream.try_write(bytes),
+        })
+    }
+}
+
+/// Runs a system call that doesn't wait; `None` if it would have.
+fn now(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<Option<usize>> {
+    loop {
+        match call() {
+            Ok(len) => return Ok(Some(len)),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn set_options(stream: &TcpStream, settings: &ConnectionSettings) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(stream);
+    let wanted = &settings.keepalives;
+    if wanted.enabled {
+        let mut keepalive = TcpKeepalive::new();
+        if let Some(idle) = wanted.idle {
+            keepalive = keepalive.with_time(idle);
+        }
+        if let Some(interval) = wanted.interval {
+            keepalive = keepalive.with_interval(interval);
+        }
+        if let Some(count) = wanted.count {
+            keepalive = keepalive.with_retries(count);
+        }
+        socket.set_tcp_keepalive(&keepalive)?;
+    }
+    if settings.tcp_user_timeout.is_some() {
+        socket.set_tcp_user_timeout(settings.tcp_user_timeout)?;
+    }
+    Ok(())
+}
