@@ -9,6 +9,7 @@
 mod demo;
 mod no_c;
 mod proof;
+mod rebuild;
 mod steps;
 mod test;
 
@@ -22,8 +23,9 @@ use testkit::servers::{self, MAJORS, OLD_MAJORS};
 const HELP: &str = "\
 cargo xtask demo [--seconds N] [--clients N] [--peer]
     A scratch primary with seawall as its synchronous standby, a load, SIGKILL for the primary in
-    the middle; then every acknowledged commit is looked up in the archive. --peer runs
-    PostgreSQL's pg_receivewal in seawall's place.
+    the middle; then every acknowledged commit is looked up in the archive, the primary's directory
+    is deleted, and a server and a standby of it are made from the archive alone. --peer runs
+    PostgreSQL's pg_receivewal in seawall's place, and rebuilds nothing.
 
 cargo xtask test [--full] [FILTER]
     Everything: format, clippy, rustdoc, no C among the dependencies, and all tests, real servers

@@ -21,6 +21,8 @@ use crate::{Exit, Failure};
 
 /// Threads beyond that have only the disk to wait for.
 const MAX_JOBS: usize = 64;
+/// With fewer, all of them may wait for the disk at once.
+const FEWEST_JOBS: usize = 4;
 
 pub(crate) fn run(args: &RestoreArgs) -> Result<(), Failure> {
     let _log = log::start(args.talk, false, Some(&args.archive));
@@ -161,7 +163,8 @@ fn recovery(
         Some(command) => command.clone(),
         None => {
             let flags = match standby {
-                Some(_) => "--standby",
+                // The server asks again by itself, and a promotion waits for the answer.
+                Some(_) => "--standby --retry-for 5",
                 None if newest.is_none_or(|newest| newest <= chosen.window.timeline) => "--partial",
                 None => "--partial --lost-branch",
             };
@@ -222,7 +225,7 @@ fn write(
     recovery: &Recovery,
 ) -> Result<(), Failure> {
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let threads = args.jobs.unwrap_or(processors).clamp(1, MAX_JOBS);
+    let threads = args.jobs.unwrap_or(processors.max(FEWEST_JOBS)).clamp(1, MAX_JOBS);
     let directory = backups.directory(&chosen.backup.id)?;
     let unfinished = |error: BackupError| {
         let what = format!("{} isn't a cluster, and no server starts there", args.pgdata.display());

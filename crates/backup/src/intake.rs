@@ -16,7 +16,7 @@ use crate::{Algorithm, BackupError, BackupLabel, EntryPath, Manifest, ManifestFi
 const TAR_END: [u8; 2 * tar::BLOCK] = [0; 2 * tar::BLOCK];
 /// So many written bytes are made durable while the next come, so that the end hasn't all to wait
 /// for.
-const SYNC_EVERY_BYTES: u64 = 64 << 20;
+const SYNC_EVERY_BYTES: u64 = 16 << 20;
 /// The cluster's identifier is the first thing in `pg_control` (`ControlFileData`,
 /// `catalog/pg_control.h`, 10–18), which has 8 KiB.
 const MAX_CAPTURED_BYTES: usize = label::MAX_LABEL_BYTES;

@@ -103,6 +103,15 @@ struct RawRange<'a> {
 }
 
 impl Manifest {
+    /// Adds the last line to a manifest's text: its checksum.
+    #[must_use]
+    pub fn seal(mut text: String) -> String {
+        let sum = hex(Sha256::digest(text.as_bytes()).as_slice());
+        // Writing to a string doesn't fail.
+        _ = writeln!(text, "{CHECKSUM_LINE} \"{sum}\"}}");
+        text
+    }
+
     /// Reads a manifest and proves it by its checksum.
     ///
     /// # Errors
@@ -161,7 +170,7 @@ impl Manifest {
             );
         }
         text.push_str("\n],\n");
-        seal(text)
+        Self::seal(text)
     }
 }
 
@@ -182,7 +191,7 @@ pub(crate) fn without(text: &[u8], path: &str) -> Result<Vec<u8>, ManifestError>
     if last_of_its_list && let Some(before) = place.checked_sub(1).and_then(|at| kept.get_mut(at)) {
         *before = format!("{}\n", before.trim_end().trim_end_matches(','));
     }
-    Ok(seal(kept.concat()).into_bytes())
+    Ok(Manifest::seal(kept.concat()).into_bytes())
 }
 
 /// What the checksum covers, and its line.
@@ -191,13 +200,6 @@ fn split(text: &str) -> Result<(&str, &str), ManifestError> {
     let parts = covered.and_then(|at| text.split_at_checked(at));
     let parts = parts.filter(|(_, last)| last.starts_with(CHECKSUM_LINE));
     parts.ok_or_else(|| wrong("it has no checksum in its last line: it isn't whole"))
-}
-
-/// Adds the line with the checksum.
-fn seal(mut text: String) -> String {
-    let sum = hex(Sha256::digest(text.as_bytes()).as_slice());
-    _ = writeln!(text, "{CHECKSUM_LINE} \"{sum}\"}}");
-    text
 }
 
 impl RawFile<'_> {
@@ -246,7 +248,7 @@ mod tests {
 
     /// As 17 writes it.
     fn sample() -> Vec<u8> {
-        seal(
+        Manifest::seal(
             "{ \"PostgreSQL-Backup-Manifest-Version\": 2,\n\
              \"System-Identifier\": 7530000000000000001,\n\
              \"Files\": [\n\
@@ -291,7 +293,7 @@ mod tests {
         let only = "{ \"PostgreSQL-Backup-Manifest-Version\": 1,\n\"Files\": [\n\
                     { \"Path\": \"a\", \"Size\": 0 },\n{ \"Path\": \"b\", \"Size\": 0 }\n],\n\
                     \"WAL-Ranges\": [\n],\n";
-        let text = without(seal(only.to_owned()).as_bytes(), "b").unwrap();
+        let text = without(Manifest::seal(only.to_owned()).as_bytes(), "b").unwrap();
         assert_eq!(Manifest::parse(&text).unwrap().files.len(), 1);
     }
 
@@ -308,7 +310,8 @@ mod tests {
         let check = |from: &str, to: &str, expect: &str| {
             let text = String::from_utf8(sample()).unwrap();
             let (covered, _) = split(&text).unwrap();
-            let error = Manifest::parse(seal(covered.replace(from, to)).as_bytes()).unwrap_err();
+            let error =
+                Manifest::parse(Manifest::seal(covered.replace(from, to)).as_bytes()).unwrap_err();
             assert!(error.to_string().contains(expect), "{error}");
         };
         check("Version\": 2", "Version\": 3", "version 3");
@@ -324,7 +327,7 @@ mod tests {
         fn arbitrary_text_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             let _ = Manifest::parse(&bytes);
             let text = String::from_utf8_lossy(&bytes).into_owned() + "\n";
-            let _ = Manifest::parse(seal(text).as_bytes());
+            let _ = Manifest::parse(Manifest::seal(text).as_bytes());
             let _ = without(&bytes, "a");
         }
     }

@@ -69,7 +69,8 @@ pub(crate) struct RestoreArgs {
     /// Put pg_wal there.
     #[arg(long, value_name = "DIR")]
     pub(crate) waldir: Option<PathBuf>,
-    /// How many threads write; as many as there are processors unless told otherwise.
+    /// How many threads write; as many as there are processors, and four at the least, unless told
+    /// otherwise.
     #[arg(short = 'j', long, value_name = "N")]
     pub(crate) jobs: Option<usize>,
     /// What the server runs to get WAL, in place of `seawall restore-wal` with this archive.

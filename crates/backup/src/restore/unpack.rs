@@ -18,6 +18,10 @@ use crate::{BackupError, EntryPath};
 /// How much is read at once: large enough for the disk, and small enough for the processor's cache.
 const CHUNK_BYTES: usize = 256 << 10;
 
+/// Files from this size on are synced as soon as they are written, so that the disk is busy from the
+/// beginning; for smaller ones, which are many, one sync of everything at the end is quicker.
+const SYNC_FROM_BYTES: u64 = 1 << 20;
+
 /// Writes the files; gives the content of `postgresql.auto.conf`, which isn't written.
 pub(super) fn files(
     backup: &Tree,
@@ -88,7 +92,11 @@ impl Work<'_> {
         let is_control = in_base && job.path.is(PG_CONTROL);
         let path = if is_control { Path::new(CONTROL_UNDER_WAY) } else { path };
         let mut file = tree.create(path)?;
-        self.read(job, chunk, |bytes| Ok(file.write(bytes)?))
+        self.read(job, chunk, |bytes| Ok(file.write(bytes)?))?;
+        if job.file.size >= SYNC_FROM_BYTES {
+            file.sync()?;
+        }
+        Ok(())
     }
 
     /// Reads a file's bytes and holds them against its sum.

@@ -2,6 +2,7 @@
 //! commit that was asked for, or refused before anything is written.
 
 mod kills;
+mod operations;
 mod refusals;
 mod roundtrip;
 mod standbys;
