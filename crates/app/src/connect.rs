@@ -23,6 +23,7 @@ pub(crate) fn settings(
     application_name: Option<&str>,
     fallback: &str,
 ) -> Result<ConnectionSettings, Failure> {
+    readable_environment()?;
     let password = if args.password { Some(Secret::new(terminal::ask_password()?)) } else { None };
     let flags = Flags {
         host: args.host.clone(),
@@ -47,6 +48,19 @@ pub(crate) fn settings(
     Ok(settings)
 }
 
+/// Refuses a variable that would have to be passed over.
+fn readable_environment() -> Result<(), Failure> {
+    let mut ours =
+        std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"PG"));
+    match ours.find(|(_, value)| value.to_str().is_none()) {
+        Some((name, _)) => Err(Failure::usage(format!(
+            "{} isn't UTF-8, and can't be used (such a password can stand in the password file)",
+            name.display()
+        ))),
+        None => Ok(()),
+    }
+}
+
 fn read_password_file(settings: &mut ConnectionSettings) {
     let Some(path) = settings.password_file().map(PathBuf::from) else { return };
     let Ok(metadata) = fs::metadata(&path) else { return };
@@ -69,6 +83,6 @@ fn read_password_file(settings: &mut ConnectionSettings) {
 /// The name of the user that runs this: what `/etc/passwd` says, as libpq asks.
 fn os_user() -> Option<String> {
     // A user of a directory service isn't in the file.
-    let name = runtime::user_name(rustix::process::getuid().as_raw());
+    let name = runtime::user_name(rustix::process::geteuid().as_raw());
     name.or_else(|| std::env::var("USER").ok())
 }

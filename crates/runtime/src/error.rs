@@ -201,7 +201,15 @@ struct AllOf<'a>(&'a [(String, SessionError)]);
 impl fmt::Display for AllOf<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (at, (name, error)) in self.0.iter().enumerate() {
-            write!(f, "{}{name}: {error}", if at == 0 { "" } else { "; " })?;
+            f.write_str(if at == 0 { "" } else { "; " })?;
+            match error {
+                // These name the server themselves.
+                SessionError::Connect { .. }
+                | SessionError::ConnectTimeout { .. }
+                | SessionError::Tls { .. }
+                | SessionError::WrongPeer { .. } => write!(f, "{error}")?,
+                error => write!(f, "{name}: {error}")?,
+            }
         }
         Ok(())
     }

@@ -169,7 +169,7 @@ fn a_directory_that_is_no_archive_is_refused() {
 }
 
 #[test]
-fn settings_that_are_not_there_yet_are_refused_by_name() {
+fn settings_that_cannot_be_had_are_refused_by_name() {
     let scratch = scratch();
     let archive = scratch.path().join("archive");
     let check = |conninfo: &str, texts: &[&str]| {
@@ -178,21 +178,26 @@ fn settings_that_are_not_there_yet_are_refused_by_name() {
         ended(&mut seawall(&["slot", "read", "s", "-d", conninfo])).says(USAGE, texts);
         assert!(!archive.exists(), "{conninfo}: the archive was made");
     };
-    check("host=db sslmode=require", &["sslmode=require", "connection string"]);
-    check("host=db sslmode=verify-full", &["sslmode=verify-full"]);
-    check("postgresql://db/?sslmode=verify-ca", &["sslmode=verify-ca"]);
-    check("host=a,b", &["more than one host", "connection string"]);
-    check("postgresql://a:1,b:2/", &["more than one"]);
-    check("service=prod", &["service"]);
-    check("host=db channel_binding=require", &["channel_binding"]);
-    check("host=db sslmod=require", &["sslmod", "sslmode"]);
-    let by_environment = |name: &str, value: &str, text: &str| {
+    check("host=db gssencmode=require", &["gssencmode=require", "connection string"]);
+    check("host=db sslcompression=1", &["sslcompression=1"]);
+    check(
+        "postgresql://db/?ssl_max_protocol_version=TLSv1.1",
+        &["ssl_max_protocol_version=TLSv1.1"],
+    );
+    check("host=a,b port=1,2,3", &["could not match 3 port numbers to 2 hosts"]);
+    check("postgresql://a:x,b:2/", &["invalid port value"]);
+    check("service=prod", &["definition of service \"prod\" not found"]);
+    check("host=db sslnegotiation=direct", &["weak sslmode \"prefer\""]);
+    check("host=db sslrootcert=system sslmode=require", &["weak sslmode \"require\""]);
+    check("host=db sslmod=require", &["invalid connection option \"sslmod\"", "\"sslmode\""]);
+    let by_environment = |name: &str, value: &str, texts: &[&str]| {
         let mut command = seawall(&["receive", "--no-slot", "-h", "db", "-A"]);
-        ended(command.arg(&archive).env(name, value)).says(USAGE, &[text, name]);
+        ended(command.arg(&archive).env(name, value)).says(USAGE, texts);
         assert!(!archive.exists());
     };
-    by_environment("PGSSLMODE", "require", "sslmode");
-    by_environment("PGSERVICE", "prod", "service");
+    by_environment("PGGSSENCMODE", "require", &["gssencmode", "PGGSSENCMODE"]);
+    by_environment("PGSSLMODE", "strict", &["sslmode", "strict", "PGSSLMODE"]);
+    by_environment("PGSERVICE", "prod", &["definition of service"]);
 }
 
 #[test]

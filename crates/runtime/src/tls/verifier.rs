@@ -71,18 +71,21 @@ impl Verifier {
         }
     }
 
-    /// Whether whoever sent the certificate has its key.
+    /// Whether whoever sent the certificate has its key. TLS 1.2 has schemes that leave the curve
+    /// open, and stand for several algorithms.
     fn verify_signature(
         &self,
         message: &[u8],
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
+        most_algorithms: usize,
     ) -> Result<HandshakeSignatureValid, Error> {
         let certificate = Certificate::parse(certificate)
             .map_err(|_| Error::InvalidCertificate(CertificateError::BadEncoding))?;
         let mapping = self.algorithms.mapping.iter();
         let algorithms = mapping.filter(|(scheme, _)| *scheme == signature.scheme);
-        let algorithms = algorithms.flat_map(|(_, algorithms)| algorithms.iter().copied());
+        let algorithms =
+            algorithms.flat_map(|(_, algorithms)| algorithms.iter().copied().take(most_algorithms));
         certificate
             .verify_by(algorithms, message, signature.signature())
             .map(|()| HandshakeSignatureValid::assertion())
@@ -117,7 +120,7 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.verify_signature(message, certificate, signature)
+        self.verify_signature(message, certificate, signature, usize::MAX)
     }
 
     fn verify_tls13_signature(
@@ -133,7 +136,7 @@ impl ServerCertVerifier for Verifier {
             | SignatureScheme::RSA_PKCS1_SHA512 => {
                 Err(Error::InvalidCertificate(CertificateError::BadSignature))
             }
-            _ => self.verify_signature(message, certificate, signature),
+            _ => self.verify_signature(message, certificate, signature, 1),
         }
     }
 
