@@ -22,7 +22,7 @@ pub(crate) use archived::{Segments, compare_with_primary};
 pub(crate) use decoded::Decoded;
 pub(crate) use random::Random;
 pub(crate) use receiver::{NAME, Receiver, ReceiverOptions, SLOT};
-pub(crate) use waldump::{line_blocks, line_head, waldump};
+pub(crate) use waldump::{line_blocks, line_head, waldump, waldump_in};
 
 /// How long anything may take that takes a moment on an idle machine.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);

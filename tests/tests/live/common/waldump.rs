@@ -17,10 +17,16 @@ const WALDUMP_LIMIT: Duration = Duration::from_secs(300);
 /// The names of forks, as pg_waldump prints them.
 const FORKS: [&str; 4] = ["main", "fsm", "vm", "init"];
 
-/// What the real program prints of a corpus.
+/// What the real program prints of a corpus, in UTC.
 pub(crate) fn waldump(install: &Install, corpus: &Corpus) -> String {
+    waldump_in(install, corpus, "UTC")
+}
+
+/// What the real program prints of a corpus, in this time zone.
+pub(crate) fn waldump_in(install: &Install, corpus: &Corpus, tz: &str) -> String {
     let mut waldump = install.client_command("pg_waldump");
-    waldump.env("TZ", "UTC").args(["--start", &corpus.start_lsn, "--path"]).arg(corpus.dir());
+    waldump.env("TZ", tz).args(["--timeline", &corpus.timeline.to_string()]);
+    waldump.args(["--start", &corpus.start_lsn, "--path"]).arg(corpus.dir());
     // It ends by complaining that there is no more.
     let output = run_unchecked(&mut waldump, "", WALDUMP_LIMIT, "pg_waldump").must();
     String::from_utf8_lossy(&output.stdout).into_owned()
