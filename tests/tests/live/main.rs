@@ -31,3 +31,4 @@ mod synchronous;
 mod terminal;
 mod timelines;
 mod upstream;
+mod waldump;
