@@ -40,3 +40,4 @@ mod terminal;
 mod timelines;
 mod tls;
 mod upstream;
+mod waldump;
