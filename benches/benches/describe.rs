@@ -67,7 +67,7 @@ fn descriptions(c: &mut Criterion) {
             b.iter(|| {
                 records.each(version, |source| {
                     black_box(source.body.main_data);
-                })
+                });
             });
         });
         let mut out = Vec::new();
