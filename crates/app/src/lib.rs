@@ -16,6 +16,7 @@ mod connect;
 mod failure;
 mod find;
 mod gaps;
+mod init;
 mod list;
 mod log;
 mod observer;
@@ -39,6 +40,7 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
     let done = match cli.command {
         // What it found is its exit code.
         cli::Command::Check(args) => return check::run(&args),
+        cli::Command::Init(args) => init::run(&args),
         cli::Command::Receive(args) => receive::run(&args),
         cli::Command::Backup(args) => backup::run(&args),
         cli::Command::Restore(args) => restore::run(&args),

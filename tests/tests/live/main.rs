@@ -20,6 +20,7 @@ mod find;
 mod gaps;
 mod guard;
 mod index;
+mod init;
 mod many_segments;
 mod memory;
 mod network;

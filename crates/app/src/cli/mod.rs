@@ -51,6 +51,8 @@ impl Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Try the connection, make the archive, and say what is left to do on the server.
+    Init(Box<InitArgs>),
     /// Stream one cluster's WAL into an archive, in the foreground.
     Receive(Box<ReceiveArgs>),
     /// Take a base backup of a primary or a standby into an archive.
@@ -278,6 +280,28 @@ pub(crate) struct GapsArgs {
     /// Print each gap as a line of JSON.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// `seawall init`
+#[derive(Clone, Debug, Args)]
+pub(crate) struct InitArgs {
+    /// The archive's directory, which is made.
+    #[arg(short = 'A', long, value_name = "DIR", env = "SEAWALL_ARCHIVE")]
+    pub(crate) archive: Option<PathBuf>,
+    /// The receiver's replication slot.
+    #[arg(short = 'S', long, value_name = "SLOT", default_value = "seawall", value_parser = slot_name)]
+    pub(crate) slot: SlotName,
+    /// The receiver's name on the server.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) application_name: Option<String>,
+    /// Commits are to wait for it.
+    #[arg(long)]
+    pub(crate) synchronous: bool,
+    /// Make the slot on the server now. Nothing else is changed there, ever.
+    #[arg(long)]
+    pub(crate) apply: bool,
+    #[command(flatten)]
+    pub(crate) connection: ConnectionArgs,
 }
 
 /// `seawall check`
