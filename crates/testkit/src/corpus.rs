@@ -157,13 +157,14 @@ fn advance_transaction_id(server: &mut Server) -> Result<(), Error> {
 /// Lets a crash break a long record off in its middle: the server is killed, and the second half
 /// of its last record never was. What it writes next says so.
 fn break_a_record_off(server: &mut Server, segment_size: u64) -> Result<(), Error> {
-    let lsn = server.sql(&format!(
+    // The second one is a transaction's, whose commit makes both durable; no data page changes.
+    let lsns = server.sql(&format!(
         "SELECT pg_logical_emit_message(false, 'broken', repeat('b', {BROKEN_BYTES})); \
-         CREATE TABLE flushes_it(a int)"
+         SELECT pg_logical_emit_message(true, 'flushes it', '')"
     ))?;
     server.stop(StopMode::Immediate)?;
-    let end =
-        parse_lsn(&lsn).ok_or_else(|| Error::Other(format!("the message ends at {lsn:?}")))?;
+    let lsn = lsns.lines().next().unwrap_or_default();
+    let end = parse_lsn(lsn).ok_or_else(|| Error::Other(format!("the message ends at {lsn:?}")))?;
     let from = (end - BROKEN_BYTES / 2) / PAGE_BYTES * PAGE_BYTES;
     for segment in server.wal_segments()? {
         let name = segment.file_name().unwrap_or_default().to_string_lossy().into_owned();

@@ -182,6 +182,29 @@ fn heap_records() {
 }
 
 #[test]
+fn names_by_version() {
+    let name =
+        |major, rmgr, info| identify(WalVersion::from_major(major).unwrap(), RmgrId(rmgr), info);
+    assert_eq!(name(18, 0, 0x20), Some("NOOP"));
+    assert_eq!((name(16, 0, 0xE0), name(17, 0, 0xE0)), (None, Some("CHECKPOINT_REDO")));
+    assert_eq!((name(14, 4, 0x10), name(15, 4, 0x10)), (Some("DROP"), Some("CREATE_WAL_LOG")));
+    assert_eq!((name(13, 9, 0x10), name(16, 9, 0x10)), (Some("CLEAN"), Some("PRUNE")));
+    assert_eq!(name(17, 9, 0x10), Some("PRUNE_ON_ACCESS"));
+    // The lower four bits belong to every manager.
+    assert_eq!(name(18, 10, 0xC3), Some("HOT_UPDATE+INIT"));
+    assert_eq!((name(18, 10, 0x90), name(10, 10, 0x30)), (None, None));
+    assert_eq!((name(10, 11, 0x50), name(12, 11, 0x50)), (Some("SPLIT_L_ROOT"), None));
+    assert_eq!((name(11, 13, 0), name(12, 13, 0)), (Some("CREATE_INDEX"), None));
+    assert_eq!((name(13, 1, 0x60), name(14, 1, 0xE0)), (None, Some("INVALIDATION")));
+    assert_eq!((name(13, 18, 0x20), name(18, 130, 0)), (Some("SETTS"), None));
+    // A HOT update of a page that is made anew, which no server writes.
+    let update = [7, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 1, 0];
+    let text = "old_xmax: 7, old_off: 2, old_infobits: [], flags: 0x00, new_xmax: 0, new_off: 1";
+    check(18, (10, 0xC0), &update, text);
+    check(15, (10, 0xC0), &update, "off 2 xmax 7 flags 0x00 ; new off 1 xmax 0");
+}
+
+#[test]
 fn what_is_not_known_says_so() {
     check(18, (130, 0x10), b"abc", "rmid: 130");
     check(13, (10, 0x00), &[1, 0, 0], "not described for this version: 3 bytes of data");
@@ -243,7 +266,8 @@ proptest! {
             let image = has_image.then_some(image);
             BlockReference { image, ..block(id, data.as_deref()) }
         }).collect();
-        let given = main.len() + blocks.iter().filter_map(|block| block.data).map(<[u8]>::len).sum::<usize>();
+        let data = blocks.iter().filter_map(|block| block.data);
+        let given = main.len() + data.map(<[u8]>::len).sum::<usize>();
         let body = RecordBody { blocks, origin: Some(1), ..body(&main) };
         let (text, _) = text(major, &header(rmgr, info), &body);
         prop_assert!(text.len() <= MOST_WORDS + MOST_PER_BYTE * given, "{} of {given}", text.len());
