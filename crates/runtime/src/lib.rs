@@ -8,6 +8,7 @@ mod error;
 mod gap;
 mod link;
 mod open;
+mod passfile;
 mod receive;
 mod session;
 mod socket;
@@ -17,6 +18,7 @@ mod user;
 
 pub use error::{AskError, SessionError, Verdict};
 pub use link::Link;
+pub use passfile::read_passwords;
 pub use receive::{Observer, Progress, Receive, Report, Shutdown, receive};
 pub use session::{Ended, Facts, connect, create_slot, read_slot};
 pub use tls::TlsError;
