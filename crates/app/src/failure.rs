@@ -3,6 +3,7 @@
 use std::fmt;
 
 use archive::{ArchiveError, Stop};
+use backup::BackupError;
 use pg_wire::settings::SettingsError;
 use runtime::{AskError, SessionError};
 
@@ -10,7 +11,7 @@ use runtime::{AskError, SessionError};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {
-    /// Anything that isn't one of those below.
+    /// Anything that isn't one of those below; of `restore-wal`: the file is known to be absent.
     Failed = 1,
     /// The command line is wrong.
     Usage = 2,
@@ -22,6 +23,14 @@ pub enum Exit {
     Diverged = 5,
     /// The archive isn't this server's, or none at all.
     WrongArchive = 6,
+    /// `restore-wal`: it isn't known whether the file is there, or can't be delivered.
+    Unsure = 126,
+    /// `restore-wal`: the file is missing, and WAL behind it isn't.
+    Hole = 200,
+    /// `restore-wal`: the file doesn't hold.
+    Damaged = 201,
+    /// `restore-wal`: the segment isn't whole yet.
+    Unfinished = 202,
 }
 
 /// A failed command: what happened, and of which kind it is.
@@ -41,6 +50,16 @@ impl fmt::Display for Failure {
 impl std::error::Error for Failure {}
 
 impl Failure {
+    pub(crate) fn new(exit: Exit, message: String) -> Self {
+        Self { exit, message }
+    }
+
+    /// Whether there is nothing to be said.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        self.message.is_empty()
+    }
+
     pub(crate) fn usage(message: impl Into<String>) -> Self {
         Self { exit: Exit::Usage, message: message.into() }
     }
@@ -67,7 +86,10 @@ impl From<ArchiveError> for Failure {
             ArchiveError::Disk(_)
             | ArchiveError::StagingLocked { .. }
             | ArchiveError::ShippedSize { .. }
-            | ArchiveError::ShippedInvalid { .. } => Exit::Failed,
+            | ArchiveError::ShippedInvalid { .. }
+            | ArchiveError::OddSize { .. }
+            | ArchiveError::Damaged { .. }
+            | ArchiveError::Changing => Exit::Failed,
             ArchiveError::Locked { .. } => Exit::InUse,
             ArchiveError::LeftTimeline { .. }
             | ArchiveError::OtherHistory { .. }
@@ -90,9 +112,20 @@ impl From<SessionError> for Failure {
                      and at the server's own copy with pg_waldump"
                 ),
             },
-            SessionError::Stopped(stop @ Stop::Diverged { .. }) => {
-                Self { exit: Exit::Diverged, message: format!("ALARM: {stop}") }
+            error @ (SessionError::Diverged { .. }
+            | SessionError::Stopped(Stop::Diverged { .. })) => {
+                Self { exit: Exit::Diverged, message: format!("ALARM: {error}") }
             }
+            error => Self::failed(error),
+        }
+    }
+}
+
+impl From<BackupError> for Failure {
+    fn from(error: BackupError) -> Self {
+        match error {
+            BackupError::Archive(error) => error.into(),
+            error @ BackupError::Locked { .. } => Self::new(Exit::InUse, error.to_string()),
             error => Self::failed(error),
         }
     }

@@ -43,7 +43,7 @@ pub(crate) fn run(args: &FindArgs) -> Result<(), Failure> {
 }
 
 /// A time with its zone, as PostgreSQL writes it: `2026-01-31 12:00:00.5+01`.
-fn parse_time(text: &str) -> Result<TimestampTz, Failure> {
+pub(crate) fn parse_time(text: &str) -> Result<TimestampTz, Failure> {
     let parsed: Result<Timestamp, _> = text.trim().parse();
     let time = parsed.map_err(|error| {
         Failure::usage(format!(
@@ -53,7 +53,7 @@ fn parse_time(text: &str) -> Result<TimestampTz, Failure> {
     Ok(TimestampTz(time.as_microsecond() - POSTGRES_EPOCH_US))
 }
 
-fn show_time(time: TimestampTz) -> String {
+pub(crate) fn show_time(time: TimestampTz) -> String {
     let since_1970 = time.0.saturating_add(POSTGRES_EPOCH_US);
     Timestamp::from_microsecond(since_1970).map_or_else(
         |_| format!("{} µs since 2000", time.0),
@@ -86,6 +86,7 @@ fn nothing(target: &Target, search: &Search) -> String {
                 ),
             }
         ),
+        Target::Position(at) => format!("no record starts at {at} or behind it, before {to}"),
         Target::RestorePoint(name) => format!(
             "no restore point \"{}\" is between {from} and {to}",
             String::from_utf8_lossy(name)
@@ -99,16 +100,17 @@ fn as_text(target: &Target, search: &Search) -> String {
         FoundKind::Commit => "commit",
         FoundKind::Abort => "abort",
         FoundKind::RestorePoint => "restore point",
+        FoundKind::Record => "record",
     };
     let stops = match target {
         Target::Time(_) => "before",
-        Target::Xid(_) | Target::RestorePoint(_) => "behind",
+        Target::Xid(_) | Target::RestorePoint(_) | Target::Position(_) => "behind",
     };
     format!(
         "{} on timeline {}: a {what} of {}; recovery stops {stops} it",
         found.lsn,
         found.timeline,
-        show_time(found.time)
+        found.time.map(show_time).unwrap_or_default()
     )
 }
 
@@ -118,11 +120,12 @@ fn as_json(search: &Search) -> String {
             "timeline": found.timeline.as_u32(),
             "lsn": found.lsn.to_string(),
             "end": found.end.to_string(),
-            "time": show_time(found.time),
+            "time": found.time.map(show_time),
             "kind": match found.what {
                 FoundKind::Commit => "commit",
                 FoundKind::Abort => "abort",
                 FoundKind::RestorePoint => "restore_point",
+                FoundKind::Record => "record",
             },
         })
     });

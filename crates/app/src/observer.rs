@@ -241,6 +241,10 @@ impl Observer for Talk {
                 });
                 self.tell(Level::INFO, &facts, &text);
             }
+            Report::Finding(finding) => {
+                let facts = json!({"event": "finding", "check": finding.check});
+                self.tell(Level::WARN, &facts, &finding.to_string());
+            }
             Report::Note(note) => {
                 self.tell(Level::WARN, &json!({"event": "note", "note": note}), note);
             }

@@ -15,7 +15,7 @@ use crate::observer::Talk;
 use crate::{Failure, connect, log, service, terminal};
 
 /// The name that `synchronous_standby_names` knows a receiver by unless told otherwise.
-const APPLICATION_NAME: &str = "seawall";
+pub(crate) const APPLICATION_NAME: &str = "seawall";
 
 pub(crate) fn run(args: &ReceiveArgs) -> Result<(), Failure> {
     let log = log::start(args.talk, args.json, Some(&args.archive));
@@ -75,6 +75,7 @@ fn plan(args: &ReceiveArgs) -> Result<Receive, Failure> {
         create_slot: args.create_slot,
         if_not_exists: args.if_not_exists,
         max_slot_retention: args.max_slot_retention,
+        start_position: None,
         end_position: args.endpos,
         reconnect: !args.no_loop,
         status_interval: args.status_interval,
@@ -82,7 +83,10 @@ fn plan(args: &ReceiveArgs) -> Result<Receive, Failure> {
     })
 }
 
-fn open_disk(root: &Path, wake: Arc<dyn Fn() + Send + Sync>) -> Result<RealDisk, Failure> {
+pub(crate) fn open_disk(
+    root: &Path,
+    wake: Arc<dyn Fn() + Send + Sync>,
+) -> Result<RealDisk, Failure> {
     RealDisk::new(root.to_owned(), wake)
         .map_err(|error| Failure::failed(format!("{}: {error}", root.display())))
 }
@@ -92,7 +96,7 @@ fn holder() -> String {
     format!("seawall receive, process {}", std::process::id())
 }
 
-async fn stop_on_signal(stop: watch::Sender<bool>) {
+pub(crate) async fn stop_on_signal(stop: watch::Sender<bool>) {
     let (Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)) = (
         signal(SignalKind::terminate()),
         signal(SignalKind::interrupt()),

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::thread::sleep;
 use std::time::Duration;
 
-use archive::{ArchiveError, Catalogue, Missing, TimelineOverview as Timeline};
+use archive::{ArchiveError, Catalogue, Missing, TimelineOverview};
+use backup::{Window, quote_conf};
 use disk::RealFiles;
 use serde_json::{Value, json};
 
 use crate::cli::StatusArgs;
 use crate::observer::size;
-use crate::{Failure, board};
+use crate::{Failure, board, list, restore, timelines};
 
 /// Back to the top, and clear what is there.
 const CLEAR_SCREEN: &str = "\x1b[H\x1b[J";
@@ -41,8 +42,12 @@ struct Status {
     system: String,
     major: u32,
     receiver: Option<Value>,
-    timelines: Vec<Timeline>,
+    timelines: Vec<TimelineOverview>,
+    /// What can be recovered from the backups here.
+    windows: Vec<Window>,
     missing: Vec<Missing>,
+    /// None where the archive's path can't stand in a server's configuration.
+    restore_command: Option<String>,
 }
 
 impl Status {
@@ -63,26 +68,19 @@ impl Status {
             major: identity.server_major,
             receiver,
             timelines: catalogue.overview(&survey).map_err(about)?,
+            windows: list::widest_windows(&catalogue, &survey, &args.archive)?,
             missing: catalogue.missing(&survey).map_err(about)?,
+            restore_command: restore::restore_command(&args.archive, "--partial").ok(),
         })
     }
 
-    fn restore_command(&self) -> String {
-        format!("restore_command = 'cp {}/wal/%f %p'", self.archive)
+    fn restore_command(&self) -> Option<String> {
+        let command = self.restore_command.as_ref()?;
+        Some(format!("restore_command = {}", quote_conf(command)))
     }
 
     fn as_json(&self) -> Value {
-        let timelines = self.timelines.iter().map(|timeline| {
-            json!({
-                "timeline": timeline.timeline.as_u32(),
-                "from": timeline.from.to_string(),
-                "to": timeline.to.to_string(),
-                "segments": timeline.segments,
-                "parent": timeline.parent.map(|(parent, _)| parent.as_u32()),
-                "begins_at": timeline.parent.map(|(_, at)| at.to_string()),
-                "lost_from": timeline.lost_from.map(|at| at.to_string()),
-            })
-        });
+        let timelines = self.timelines.iter().map(timelines::as_json);
         let missing = self.missing.iter().map(crate::gaps::as_json);
         json!({
             "archive": self.archive,
@@ -91,6 +89,7 @@ impl Status {
             "running": self.receiver.is_some(),
             "receiver": self.receiver,
             "timelines": timelines.collect::<Vec<_>>(),
+            "recoverable": self.windows.iter().map(list::window_as_json).collect::<Vec<_>>(),
             "missing": missing.collect::<Vec<_>>(),
             "restore_command": self.restore_command(),
             "next": self.next_steps(),
@@ -109,65 +108,28 @@ impl Status {
             Some(receiver) => describe(&mut text, receiver),
             None => text.push_str("receiver    none is running\n"),
         }
-        self.draw_timelines(&mut text);
-        for timeline in &self.timelines {
-            if let Some(lost) = timeline.lost_from {
-                let Timeline { timeline, to, .. } = timeline;
-                _ = writeln!(
-                    text,
-                    "lost        timeline {timeline}: {lost} to {to}, which no newer timeline has"
-                );
-            }
-        }
+        text += &timelines::as_text(&self.timelines);
         if self.missing.is_empty() {
             text.push_str("missing     nothing\n");
         }
         for missing in &self.missing {
             _ = writeln!(text, "missing     {}", crate::gaps::as_text(missing));
         }
-        _ = writeln!(text, "to restore  {}", self.restore_command());
+        if self.windows.is_empty() {
+            text.push_str(
+                "recoverable nothing from here alone: `seawall backup` takes a base backup\n",
+            );
+        }
+        for window in &self.windows {
+            _ = writeln!(text, "recoverable {}", list::window_as_text(window));
+        }
+        let command = self.restore_command();
+        let none = "the archive's path isn't UTF-8, which a server's configuration has to be";
+        _ = writeln!(text, "to restore  {}", command.as_deref().unwrap_or(none));
         for step in self.next_steps() {
             _ = writeln!(text, "next        {step}");
         }
         text
-    }
-
-    /// The timelines as a tree: each below the one that it comes from.
-    fn draw_timelines(&self, text: &mut String) {
-        if self.timelines.is_empty() {
-            text.push_str("timelines   no WAL is archived yet\n");
-        }
-        let is_here = |id| self.timelines.iter().any(|timeline| timeline.timeline == id);
-        let parent = |timeline: &Timeline| {
-            timeline.parent.map(|(parent, _)| parent).filter(|parent| is_here(*parent))
-        };
-        // Children have higher numbers than their parents: no path leads back.
-        let mut to_draw: Vec<(usize, &Timeline)> = Vec::new();
-        let roots = self.timelines.iter().rev().filter(|timeline| parent(timeline).is_none());
-        to_draw.extend(roots.map(|root| (0, root)));
-        let mut heading = "timelines";
-        while let Some((depth, timeline)) = to_draw.pop() {
-            let plural = if timeline.segments == 1 { "" } else { "s" };
-            let branch = if depth > 0 { "└ " } else { "" };
-            _ = write!(
-                text,
-                "{heading:<12}{:indent$}{branch}{}: {} to {}, {} segment{plural}",
-                "",
-                timeline.timeline,
-                timeline.from,
-                timeline.to,
-                timeline.segments,
-                indent = 2 * depth.saturating_sub(1)
-            );
-            if let Some((parent, at)) = timeline.parent {
-                _ = write!(text, ", left {parent} at {at}");
-            }
-            text.push('\n');
-            heading = "";
-            let id = timeline.timeline;
-            let children = self.timelines.iter().rev().filter(|other| parent(other) == Some(id));
-            to_draw.extend(children.map(|child| (depth + 1, child)));
-        }
     }
 
     /// What somebody does who has just been woken up; nothing if all is well.

@@ -7,7 +7,7 @@
 use std::path::Path;
 
 use disk::ErrorKind;
-use pg_types::{Branch, Lsn, Stretch, TimelineId, WalFileKind};
+use pg_types::{Branch, Lsn, Stretch, TimelineId, WalFileKind, WalFileName};
 
 use crate::open::Archive;
 use crate::resume::{LostBranch, Resume, Stored};
@@ -57,11 +57,7 @@ impl Catalogue {
     }
 
     fn read_history(&self, timeline: TimelineId) -> Result<Option<Vec<u8>>, ArchiveError> {
-        let path = self.layout.history(timeline);
-        if self.files.len(&path)?.is_none() {
-            return Ok(None);
-        }
-        Ok(Some(self.files.read(&path, MAX_HISTORY_BYTES)?))
+        Ok(self.small_file(WalFileName::TimelineHistory(timeline), MAX_HISTORY_BYTES)?)
     }
 }
 

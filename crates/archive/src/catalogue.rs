@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use disk::Files;
-use pg_types::{Lsn, SegmentNumber, TimelineId, WalFileKind};
+use pg_types::{Branch, Lsn, SegmentNumber, TimelineId, WalFileKind};
 
 use crate::gap::{Gap, gaps};
 use crate::open::read_format;
@@ -40,13 +40,13 @@ pub struct TimelineOverview {
     pub timeline: TimelineId,
     /// The start of its first segment.
     pub from: Lsn,
-    /// The end of its last one, which may be written to yet.
+    /// The end of what is proved; its last segment may be written to yet.
     pub to: Lsn,
     /// How many there are, the `.partial` among them.
     pub segments: usize,
     /// The one that it comes from, and where it left that.
     pub parent: Option<(TimelineId, Lsn)>,
-    /// Where a newer timeline that is archived left it, if whole segments behind that are here.
+    /// Where a newer timeline that is archived left it, if more of it is proved here.
     pub lost_from: Option<Lsn>,
 }
 
@@ -95,31 +95,56 @@ impl Catalogue {
     /// If the archive can't be read.
     pub fn overview(&self, survey: &Survey) -> Result<Vec<TimelineOverview>, ArchiveError> {
         let size = self.layout.segment_size;
-        let mut stretches = BTreeMap::new();
+        // Where each timeline was left last, by one that is archived.
+        let mut left_at: BTreeMap<TimelineId, Lsn> = BTreeMap::new();
         let mut parents = BTreeMap::new();
         for (timeline, _) in survey.timelines() {
             let Some(history) = self.history(timeline)? else { continue };
             for stretch in history.stretches() {
-                stretches.insert(stretch.timeline, stretch.end);
-                if stretch.end == history.stretches().last().map(|newest| newest.begin) {
-                    parents.insert(timeline, (stretch.timeline, stretch.end));
+                let Some(end) = stretch.end else { continue };
+                let left = left_at.entry(stretch.timeline).or_insert(end);
+                *left = end.max(*left);
+                if history.stretches().last().is_some_and(|newest| newest.begin == end) {
+                    parents.insert(timeline, (stretch.timeline, end));
                 }
             }
         }
-        let overview = survey.timelines().filter_map(|(timeline, segments)| {
-            let ((first, _), (last, _)) = (segments.iter().next()?, segments.iter().next_back()?);
-            let left = stretches.get(&timeline).copied().flatten();
-            let to = last.end(size);
-            Some(TimelineOverview {
+        let mut overview = Vec::new();
+        for (timeline, segments) in survey.timelines() {
+            let (Some((first, _)), Some(last)) =
+                (segments.iter().next(), segments.iter().next_back())
+            else {
+                continue;
+            };
+            let to = self.end_of(timeline, last)?;
+            let left = left_at.get(&timeline).copied();
+            overview.push(TimelineOverview {
                 timeline,
                 from: first.start(size),
                 to,
                 segments: segments.count(),
-                parent: parents.get(&timeline).and_then(|(parent, at)| Some((*parent, (*at)?))),
-                lost_from: left.filter(|left| last.start(size) >= *left),
-            })
-        });
-        Ok(overview.collect())
+                parent: parents.get(&timeline).copied(),
+                lost_from: left.filter(|left| to > *left),
+            });
+        }
+        Ok(overview)
+    }
+
+    /// The end of what is proved in the last segment of a timeline; of one that isn't whole that
+    /// takes decoding it.
+    fn end_of(
+        &self,
+        timeline: TimelineId,
+        (number, form): (SegmentNumber, Form),
+    ) -> Result<Lsn, ArchiveError> {
+        if form.is_sealed() {
+            return Ok(number.end(self.layout.segment_size));
+        }
+        let branch = self.history(timeline)?.unwrap_or_else(|| Branch::root(timeline));
+        let (mut primed, _) = self.primed(&branch, number)?;
+        // It ends where it isn't WAL any more.
+        _ = self.feed(&self.layout.partial(timeline, number), &mut primed)?;
+        Ok(primed.proved())
     }
 
     /// What is missing, by timeline and position: recorded gaps that nothing has filled since, and

@@ -48,6 +48,16 @@ pub enum ArchiveError {
         /// Which.
         timeline: TimelineId,
     },
+    /// A position isn't archived.
+    #[error(
+        "the WAL of timeline {timeline} at {at} isn't archived; `seawall status` tells what is"
+    )]
+    NoWalAt {
+        /// On which timeline, or one that it comes from.
+        timeline: TimelineId,
+        /// Where.
+        at: Lsn,
+    },
     /// A directory without `seawall.json`.
     #[error("there is no archive: no seawall.json is there; name its directory with --archive")]
     NoArchive,
@@ -179,6 +189,56 @@ pub enum ArchiveError {
     #[error("{} would not hold {error}: it isn't archived", path.display())]
     ShippedInvalid {
         /// What it would be.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: DecodeError,
+    },
+    /// A directory that was to be adopted, with something in it that pg_receivewal doesn't make.
+    #[error(
+        "{} isn't anything that pg_receivewal makes: nothing was touched; move it elsewhere, and \
+         try again", found.display()
+    )]
+    NotAdopted {
+        /// What isn't understood.
+        found: PathBuf,
+    },
+    /// A compressed segment.
+    #[error(
+        "{} is compressed, and this version of seawall keeps plain segments only: nothing was \
+         touched; decompress it (gunzip, lz4 -d), and try again", path.display()
+    )]
+    Compressed {
+        /// The first one.
+        path: PathBuf,
+    },
+    /// A directory without a segment that says whose it is.
+    #[error(
+        "there is no WAL in the directory that says whose it is: `seawall receive` begins anew"
+    )]
+    NothingToAdopt,
+    /// Files came or went while a directory was adopted.
+    #[error("files come and go in the directory: stop pg_receivewal there, and try again")]
+    Changing,
+    /// A file that has a segment's name and not its size.
+    #[error(
+        "{} has {len} bytes, and a segment has {size}: it was cut off, or never was one; put it \
+         back from a copy", path.display()
+    )]
+    OddSize {
+        /// The file.
+        path: PathBuf,
+        /// Its length.
+        len: u64,
+        /// A segment's.
+        size: u64,
+    },
+    /// A segment that was whole when it was archived, and doesn't hold any more.
+    #[error(
+        "{} doesn't hold any more {error}: it, or the segment before it where a record runs over \
+         its start, was damaged since it was archived; put it back from a copy", path.display()
+    )]
+    Damaged {
+        /// The file.
         path: PathBuf,
         /// What is wrong with it.
         error: DecodeError,

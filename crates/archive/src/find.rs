@@ -22,6 +22,9 @@ pub enum Target {
     Xid(u32),
     /// The restore point of this name.
     RestorePoint(Vec<u8>),
+    /// The first record that starts here or behind, which recovery with this `recovery_target_lsn`
+    /// stops behind, or before if the target isn't inclusive.
+    Position(Lsn),
 }
 
 /// A record that was looked for.
@@ -33,8 +36,8 @@ pub struct Found {
     pub lsn: Lsn,
     /// Where it ends.
     pub end: Lsn,
-    /// Its time.
-    pub time: TimestampTz,
+    /// Its time; none of a record that is only a position.
+    pub time: Option<TimestampTz>,
     /// What it is.
     pub what: FoundKind,
 }
@@ -48,6 +51,8 @@ pub enum FoundKind {
     Abort,
     /// A restore point.
     RestorePoint,
+    /// Any record.
+    Record,
 }
 
 /// What a search came to.
@@ -62,6 +67,9 @@ pub struct Search {
     /// Ends of prepared transactions that may be the target's and have so many subtransactions,
     /// files or messages that their xid wasn't told.
     pub untold: u64,
+    /// Where the last record that was passed starts, as far as segments were decoded or the index
+    /// tells.
+    pub last_record: Lsn,
     /// Where the search began: the start of the archive, or of what follows its last gap.
     pub searched_from: Lsn,
 }
@@ -76,10 +84,12 @@ struct Seeker<'a> {
     untold: u64,
     /// Where the last record that passed starts.
     seen: Lsn,
+    /// Only records that start in it count.
+    within: Range<Lsn>,
 }
 
 impl Seeker<'_> {
-    fn take(&mut self, record: &Record, time: TimestampTz, what: FoundKind) {
+    fn take(&mut self, record: &Record, time: Option<TimestampTz>, what: FoundKind) {
         let (timeline, lsn, end) = (self.timeline, record.lsn, record.end);
         self.found.get_or_insert(Found { timeline, lsn, end, time, what });
     }
@@ -88,9 +98,18 @@ impl Seeker<'_> {
 impl Visitor for Seeker<'_> {
     fn record(&mut self, record: &Record) {
         self.seen = record.lsn;
+        if let Target::Position(at) = *self.target
+            && record.lsn >= at
+            && self.within.contains(&record.lsn)
+        {
+            self.take(record, None, FoundKind::Record);
+        }
     }
 
     fn notable(&mut self, record: &Record, notable: &Notable) {
+        if !self.within.contains(&record.lsn) {
+            return;
+        }
         let ended = match *notable {
             Notable::Commit { time, xid } => Some((time, xid, FoundKind::Commit)),
             Notable::Abort { time, xid } => Some((time, xid, FoundKind::Abort)),
@@ -98,16 +117,16 @@ impl Visitor for Seeker<'_> {
         };
         match (self.target, notable, ended) {
             (Target::Time(target), _, Some((time, _, what))) if time > *target => {
-                self.take(record, time, what);
+                self.take(record, Some(time), what);
             }
             (Target::Xid(target), _, Some((time, Some(xid), what))) if xid == *target => {
-                self.take(record, time, what);
+                self.take(record, Some(time), what);
             }
             (Target::Xid(_), _, Some((_, None, _))) => self.untold += 1,
             (Target::RestorePoint(wanted), Notable::RestorePoint { time, name }, _)
                 if name.as_bytes() == wanted =>
             {
-                self.take(record, *time, FoundKind::RestorePoint);
+                self.take(record, Some(*time), FoundKind::RestorePoint);
             }
             _ => {}
         }
@@ -129,6 +148,7 @@ impl Target {
                 entry.ends > 0 && entry.xids.is_none_or(may_be)
             }
             Self::RestorePoint(_) => entry.restore_points > 0,
+            Self::Position(at) => entry.last >= *at,
         }
     }
 }
@@ -149,26 +169,96 @@ impl Catalogue {
         let newest = newest.unwrap_or(TimelineId::FIRST);
         let branch = self.history(newest)?.unwrap_or_else(|| Branch::root(newest));
         let size = self.layout.segment_size;
-        let Some(piece) = last_piece(&branch, &survey, size) else {
+        let Some(piece) = pieces(&branch, &survey, size).pop() else {
             return Err(ArchiveError::NoWalOf { timeline: newest });
         };
+        self.search(&branch, &survey, piece, Lsn::INVALID..Lsn::MAX, target)
+    }
+
+    /// The first record on a branch that is the target and starts within this range, as far as the
+    /// WAL behind the range's start is in one piece.
+    ///
+    /// # Errors
+    /// If the range's start isn't archived, or the archive can't be read.
+    pub fn find_within(
+        &self,
+        branch: &Branch,
+        survey: &Survey,
+        within: Range<Lsn>,
+        target: &Target,
+    ) -> Result<Search, ArchiveError> {
+        let piece = piece_within(branch, survey, self.layout.segment_size, &within)?;
+        self.search(branch, survey, piece, within, target)
+    }
+
+    /// The start of what is archived of a branch in one piece with this position.
+    #[must_use]
+    pub fn archived_from(&self, branch: &Branch, survey: &Survey, at: Lsn) -> Option<Lsn> {
+        let size = self.layout.segment_size;
+        let mut pieces = pieces(branch, survey, size).into_iter();
+        let piece = pieces.find(|piece| piece.contains(&at.segment(size)))?;
+        Some(piece.start.start(size))
+    }
+
+    /// The end of what is proved on a branch from `from` on, decoded whatever the index says, up to
+    /// `to` or the end of its segment.
+    ///
+    /// # Errors
+    /// If `from` isn't archived, or the archive can't be read.
+    pub fn proved_from(
+        &self,
+        branch: &Branch,
+        survey: &Survey,
+        from: Lsn,
+        to: Lsn,
+    ) -> Result<Lsn, ArchiveError> {
+        let size = self.layout.segment_size;
+        let (mut primed, _) = self.primed(branch, from.segment(size))?;
+        let piece = piece_within(branch, survey, size, &(from..to))?;
+        let mut number = piece.start;
+        while number < piece.end {
+            let path = self.path_on(branch, survey, number);
+            if self.feed(&path, &mut primed)?.is_some() {
+                break;
+            }
+            number = number.next();
+        }
+        Ok(primed.proved())
+    }
+
+    fn search(
+        &self,
+        branch: &Branch,
+        survey: &Survey,
+        piece: Range<SegmentNumber>,
+        within: Range<Lsn>,
+        target: &Target,
+    ) -> Result<Search, ArchiveError> {
+        let size = self.layout.segment_size;
         let mut search = Search {
             found: None,
             searched_from: piece.start.start(size),
             searched_to: piece.start.start(size),
             last_time: None,
             untold: 0,
+            last_record: Lsn::INVALID,
         };
         let (mut number, mut index) = (piece.start, OpenIndex::default());
         while number < piece.end {
-            let on = branch.stretch_of(number, size).map_or(newest, |stretch| stretch.timeline);
-            if let Some(entry) = self.index_entry(&mut index, on, number)?
+            let on = branch
+                .stretch_of(number, size)
+                .map_or(branch.timeline(), |stretch| stretch.timeline);
+            let whole = within.start <= number.start(size) && number.end(size) <= within.end;
+            if whole
+                && let Some(entry) = self.index_entry(&mut index, on, number)?
                 && !target.may_be_in(&entry)
             {
                 search.last_time = search.last_time.max(entry.times.map(|(_, greatest)| greatest));
+                search.last_record = search.last_record.max(entry.last);
                 search.searched_to = number.end(size);
             } else {
-                self.seek(&branch, &survey, number..piece.end, target, &mut search)?;
+                let segments = number..piece.end;
+                self.seek(branch, survey, segments, &within, target, &mut search)?;
                 if search.found.is_some() || search.searched_to < number.end(size) {
                     break;
                 }
@@ -184,6 +274,7 @@ impl Catalogue {
         branch: &Branch,
         survey: &Survey,
         segments: Range<SegmentNumber>,
+        within: &Range<Lsn>,
         target: &Target,
         search: &mut Search,
     ) -> Result<(), ArchiveError> {
@@ -194,7 +285,8 @@ impl Catalogue {
         let (primed, _) = self.primed(branch, number)?;
         let mut validator = primed.validator;
         let (last_time, untold, seen) = (search.last_time, search.untold, Lsn::INVALID);
-        let mut seeker = Seeker { target, timeline, found: None, last_time, untold, seen };
+        let within = within.clone();
+        let mut seeker = Seeker { target, timeline, found: None, last_time, untold, seen, within };
         let mut next = number;
         while next < segments.end {
             let ended =
@@ -207,6 +299,7 @@ impl Catalogue {
             }
         }
         (search.last_time, search.untold) = (seeker.last_time, seeker.untold);
+        search.last_record = search.last_record.max(seeker.seen);
         search.searched_to = validator.proved().0.min(number.end(size));
         // One that starts later is found in its own segment.
         search.found = seeker.found.filter(|found| found.lsn < number.end(size));
@@ -224,7 +317,7 @@ impl Catalogue {
     }
 
     /// What the index has of a segment.
-    fn index_entry(
+    pub(crate) fn index_entry(
         &self,
         open: &mut OpenIndex,
         timeline: TimelineId,
@@ -247,7 +340,7 @@ impl Catalogue {
 
 /// The index file that was read last: the entries that are looked at lie side by side.
 #[derive(Default)]
-struct OpenIndex {
+pub(crate) struct OpenIndex {
     path: PathBuf,
     entries: Vec<u8>,
 }
@@ -255,21 +348,35 @@ struct OpenIndex {
 /// An index file has 32 KiB, and may have been allocated a block more.
 const MAX_INDEX_BYTES: usize = 64 << 10;
 
-/// The segments of a branch from behind the last one that is missing.
-fn last_piece(branch: &Branch, survey: &Survey, size: SegmentSize) -> Option<Range<SegmentNumber>> {
-    let mut last: Option<Range<SegmentNumber>> = None;
+/// The segments of a branch, in pieces without a hole.
+fn pieces(branch: &Branch, survey: &Survey, size: SegmentSize) -> Vec<Range<SegmentNumber>> {
+    let mut pieces: Vec<Range<SegmentNumber>> = Vec::new();
     for stretch in branch.stretches() {
         let begin = stretch.begin.segment(size);
         // The segment with a switch in it is the newer timeline's.
         let end = stretch.end.map_or(SegmentNumber::new(u64::MAX), |end| end.segment(size));
         for piece in survey.of(stretch.timeline).pieces() {
             let piece = piece.start.max(begin)..piece.end.min(end);
-            match &mut last {
+            match pieces.last_mut() {
                 _ if piece.is_empty() => {}
                 Some(last) if last.end == piece.start => last.end = piece.end,
-                _ => last = Some(piece),
+                _ => pieces.push(piece),
             }
         }
     }
-    last
+    pieces
+}
+
+/// The segments of a range of a branch, up to the first that is missing.
+fn piece_within(
+    branch: &Branch,
+    survey: &Survey,
+    size: SegmentSize,
+    range: &Range<Lsn>,
+) -> Result<Range<SegmentNumber>, ArchiveError> {
+    let start = range.start.segment(size);
+    let end = range.end.saturating_add(size.bytes() - 1).segment(size).max(start.next());
+    let piece = pieces(branch, survey, size).into_iter().find(|piece| piece.contains(&start));
+    let none = ArchiveError::NoWalAt { timeline: branch.timeline(), at: range.start };
+    piece.map(|piece| start..piece.end.min(end)).ok_or(none)
 }

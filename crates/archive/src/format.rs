@@ -108,7 +108,10 @@ impl Identity {
     }
 
     /// Whether a server's WAL belongs into this archive.
-    pub(crate) fn admits(&self, server: &Identity) -> Result<(), ArchiveError> {
+    ///
+    /// # Errors
+    /// If it doesn't.
+    pub fn admits(&self, server: &Identity) -> Result<(), ArchiveError> {
         if self.system_id != server.system_id {
             let (archive, server) = (self.system_id, server.system_id);
             return Err(ArchiveError::OtherSystem { archive, server });

@@ -28,6 +28,8 @@ impl Layout {
     pub const INDEX: &'static str = "index";
     /// What did not match.
     pub const QUARANTINE: &'static str = "quarantine";
+    /// Base backups, a directory each.
+    pub const BACKUPS: &'static str = "backups";
     /// Locks, and what may be lost.
     pub const RUN: &'static str = "run";
     /// The one receiver's lock.

@@ -15,8 +15,11 @@
 //!
 //! Never here: sockets, clocks, threads. Never done: overwriting a proved byte, deleting WAL.
 
+mod absence;
+mod adopt;
 mod branch;
 mod catalogue;
+mod comparison;
 mod error;
 mod find;
 mod format;
@@ -26,11 +29,15 @@ mod layout;
 mod open;
 mod prove;
 mod publish;
+mod reader;
 mod resume;
 mod survey;
 mod writer;
 
+pub use absence::Absence;
+pub use adopt::{Adopted, adopt};
 pub use catalogue::{Catalogue, Missing, TimelineOverview};
+pub use comparison::{Comparison, Likeness};
 pub use error::ArchiveError;
 pub use find::{Found, FoundKind, Search, Target};
 pub use format::{Format, Identity};
@@ -39,6 +46,7 @@ pub use index::{ENTRIES_PER_FILE, ENTRY_LEN, IndexEntry};
 pub use layout::Layout;
 pub use open::{Archive, Claim, Withdrawn};
 pub use publish::Published;
+pub use reader::{Proof, Reader};
 pub use resume::{LostBranch, Resume, Stored};
 pub use survey::{Form, Segments, Survey};
 pub use writer::{Event, Options, Stop, Writer};

@@ -164,9 +164,20 @@ impl Archive {
 
     /// Copies a file to quarantine, if there is room and no copy of this cause is there yet.
     fn evidence(&self, path: &Path, at: Lsn) -> Result<Option<PathBuf>, DiskError> {
-        let dir = Path::new(Layout::QUARANTINE);
         let Some(name) = path.file_name().and_then(|name| name.to_str()) else { return Ok(None) };
-        let to = dir.join(format!("{name}.unproved-at-{}", file_lsn(at)));
+        let len = self.files.len(path)?.unwrap_or(0);
+        let name = format!("{name}.unproved-at-{}", file_lsn(at));
+        self.put_aside(&name, |temporary| self.files.copy(path, temporary, len))
+    }
+
+    /// Makes a file in quarantine, durably, if there is room and none of this name is there yet.
+    pub(crate) fn put_aside(
+        &self,
+        name: &str,
+        make: impl FnOnce(&Path) -> Result<(), DiskError>,
+    ) -> Result<Option<PathBuf>, DiskError> {
+        let dir = Path::new(Layout::QUARANTINE);
+        let to = dir.join(name);
         if self.files.names(dir)?.len() >= MAX_QUARANTINED || self.files.len(&to)?.is_some() {
             return Ok(None);
         }
@@ -174,8 +185,7 @@ impl Archive {
         if self.files.len(&temporary)?.is_some() {
             self.files.remove(&temporary)?;
         }
-        let len = self.files.len(path)?.unwrap_or(0);
-        self.files.copy(path, &temporary, len)?;
+        make(&temporary)?;
         self.files.sync_file(&temporary)?;
         self.files.rename(&temporary, &to)?;
         self.files.sync_dir(dir)?;
@@ -184,7 +194,7 @@ impl Archive {
 }
 
 /// An LSN in a file's name: `0-1A2B3C4D`.
-fn file_lsn(lsn: Lsn) -> String {
+pub(crate) fn file_lsn(lsn: Lsn) -> String {
     lsn.to_string().replace('/', "-")
 }
 
@@ -227,7 +237,7 @@ fn mend(files: &dyn Files) -> Result<(), ArchiveError> {
 
 /// Makes a new archive: its directories, durably, then `seawall.json`, which makes it one. That
 /// name is left for the caller to sync.
-fn make(files: &dyn Files, format: &Format) -> Result<(), ArchiveError> {
+pub(crate) fn make(files: &dyn Files, format: &Format) -> Result<(), ArchiveError> {
     for dir in [Layout::WAL, Layout::INDEX, Layout::QUARANTINE] {
         files.create_dir(Path::new(dir))?;
     }

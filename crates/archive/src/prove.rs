@@ -11,11 +11,12 @@ use wal_format::{
 };
 
 use crate::index::IndexBuilder;
+use crate::reader::feed;
 use crate::{ArchiveError, Catalogue};
 
 /// How much is read at once: large enough to be fast past the page cache, small enough to be
 /// nothing beside the receiver's bound of 16 MiB.
-const READ_LEN: usize = 1 << 20;
+pub(crate) const READ_LEN: usize = 1 << 20;
 
 /// A validator that knows the record running over its position, and what it has seen.
 #[derive(Clone, Debug)]
@@ -123,21 +124,10 @@ impl Catalogue {
         visitor: &mut impl Visitor,
     ) -> Result<Option<DecodeError>, DiskError> {
         let file = self.files.open_read(path, Access::Direct)?;
-        let mut buf = AlignedBuf::zeroed(READ_LEN);
-        let mut offset = 0;
-        loop {
-            let len = file.read_at(offset, &mut buf, READ_LEN)?;
-            let Some(bytes) = buf.get(..len).filter(|bytes| !bytes.is_empty()) else {
-                return Ok(None);
-            };
-            if let Err(error) = validator.feed(bytes, visitor) {
-                return Ok(Some(error));
-            }
-            offset += len as u64;
-        }
+        feed(&*file, 0..file.len()?, validator, visitor)
     }
 
-    fn expect(&self, timeline: TimelineId) -> Expect {
+    pub(crate) fn expect(&self, timeline: TimelineId) -> Expect {
         let system_id = Some(self.identity.system_id);
         Expect { geometry: self.identity.geometry, timeline, system_id }
     }

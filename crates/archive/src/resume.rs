@@ -460,7 +460,7 @@ impl Archive {
 }
 
 /// Where ranges of segments end: no server gets there.
-const LAST: SegmentNumber = SegmentNumber::new(u64::MAX);
+pub(crate) const LAST: SegmentNumber = SegmentNumber::new(u64::MAX);
 
 /// Segments that were decoded one after another.
 struct Passage {

@@ -3,7 +3,7 @@
 //! An archive may have a million segments, and a receiver sixteen megabytes: a segment takes two
 //! bits here, and the directory is read once for all the questions of a start.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::iter;
 use std::ops::Range;
 use std::path::Path;
@@ -17,6 +17,8 @@ use crate::{Catalogue, Layout};
 #[derive(Clone, Debug, Default)]
 pub struct Survey {
     timelines: BTreeMap<TimelineId, Segments>,
+    /// The timelines whose history is there.
+    pub(crate) histories: BTreeSet<TimelineId>,
     /// Temporaries that a process left, or is using. A receiver leaves a few at most.
     pub(crate) temporaries: Vec<String>,
 }
@@ -161,6 +163,7 @@ impl Survey {
             {
                 self.timelines.entry(timeline).or_default().insert(number, kind);
             }
+            Some(WalFileName::TimelineHistory(timeline)) => _ = self.histories.insert(timeline),
             None if Layout::is_temporary(name) => self.temporaries.push(name.to_owned()),
             _ => {}
         }

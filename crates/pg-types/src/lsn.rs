@@ -121,6 +121,13 @@ impl fmt::Debug for Lsn {
     }
 }
 
+#[cfg(feature = "serde")]
+impl serde::Serialize for Lsn {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 /// The text isn't an LSN.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("invalid LSN \"{0}\": expected two hexadecimal numbers such as 16/B374D848")]

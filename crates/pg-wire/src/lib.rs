@@ -1,7 +1,8 @@
 //! What is said between a PostgreSQL server and its client, as values: connection settings
 //! ([`settings`], [`pgpass`]), messages and their frames ([`message`]), the start of a connection
 //! with its authentication ([`startup`]), the replication commands and their answers
-//! ([`command`], [`query`], [`row`]), and what travels inside a physical stream ([`stream`]).
+//! ([`command`], [`query`], [`row`]), what travels inside a physical stream ([`stream`]), and what
+//! a base backup is made of ([`base_backup`]).
 //!
 //! Nothing here has a socket, a file, a clock or an environment: callers bring bytes and values,
 //! and get bytes and values back. Bytes from outside never reach a panic, and never size an
@@ -19,6 +20,7 @@
     )
 )]
 
+pub mod base_backup;
 pub mod command;
 pub mod message;
 pub mod pgpass;

@@ -114,6 +114,14 @@ impl QueryResult {
         outcome
     }
 
+    /// The rows so far, of a command with several results; the next result may begin.
+    ///
+    /// # Errors
+    /// If there is no result.
+    pub fn take_result(&mut self) -> Result<Rows, QueryError> {
+        self.result.take().ok_or(QueryError::Unexpected { message: "CommandComplete" })
+    }
+
     /// The next notice or parameter that came between.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.events.pop_front()

@@ -69,6 +69,21 @@ impl<'a> RowReader<'a> {
         }
     }
 
+    /// All of an answer's rows, which have at least `expected` columns each.
+    pub(crate) fn each(
+        what: &'static str,
+        rows: &'a Rows,
+        expected: usize,
+    ) -> Result<impl Iterator<Item = Self>, RowError> {
+        match rows.rows.iter().find(|row| row.len() < expected) {
+            Some(short) => {
+                let (rows, columns) = (rows.rows.len(), short.len());
+                Err(RowError::Shape { what, rows, columns, expected })
+            }
+            None => Ok(rows.rows.iter().map(move |row| Self { what, row })),
+        }
+    }
+
     pub(crate) fn bytes(&self, column: usize) -> Option<&'a [u8]> {
         self.row.get(column).and_then(Option::as_deref)
     }
@@ -99,7 +114,7 @@ impl<'a> RowReader<'a> {
         self.text(column).and_then(read).ok_or_else(|| self.error(column, expected))
     }
 
-    fn optional<T>(
+    pub(crate) fn optional<T>(
         &self,
         column: usize,
         expected: &'static str,

@@ -3,13 +3,14 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use pg_types::{Acknowledgement, Lsn};
+use pg_types::{Acknowledgement, Lsn, ServerVersion};
 use pg_wire::message::{BackendMessage, ServerMessage, frontend};
 use pg_wire::query::{self, QueryResult, Reply, Rows};
 use pg_wire::startup::{ServerInfo, Startup, StartupStep};
 use pg_wire::stream::{EndOfTimeline, PrimaryKeepalive};
 
 use crate::ProtocolError;
+use crate::base_backup::{BackupEvent, Transfer};
 use crate::inbox::{Inbox, Item};
 use crate::stream::Stream;
 pub use crate::stream::Timing;
@@ -24,6 +25,12 @@ pub enum Want {
     Wal {
         /// Where it belongs.
         at: Lsn,
+        /// The most that may be read.
+        len: usize,
+    },
+    /// So many bytes of a base backup, to where they are kept; then, as with WAL, into
+    /// [`Connection::space`].
+    Backup {
         /// The most that may be read.
         len: usize,
     },
@@ -49,6 +56,8 @@ pub enum Event {
     ServerShutDown,
     /// The server ended the stream with an error.
     StreamFailed(Box<ServerMessage>),
+    /// Something of a base backup.
+    Backup(BackupEvent),
     /// For a person.
     Notice(Box<ServerMessage>),
 }
@@ -61,6 +70,8 @@ enum State {
     /// START_REPLICATION was sent.
     Starting(QueryResult, Lsn),
     Streaming(Stream),
+    /// BASE_BACKUP was sent.
+    Backup(Transfer),
     /// CopyDone was sent, or answered: what comes is passed over until the server takes commands.
     Ending {
         ours: bool,
@@ -102,13 +113,19 @@ impl Connection {
                 Some((at, len)) => Want::Wal { at, len },
                 None => Want::Input,
             },
+            State::Backup(transfer) if transfer.missing() > 0 => {
+                Want::Backup { len: transfer.missing() }
+            }
             _ => Want::Input,
         }
     }
 
     /// Where bytes that aren't WAL are to be read.
     pub fn space(&mut self) -> &mut [u8] {
-        self.inbox.space()
+        match &self.state {
+            State::Backup(transfer) => self.inbox.space_in_backup(transfer.copy()),
+            _ => self.inbox.space(),
+        }
     }
 
     /// The end of the server's WAL, as it last said.
@@ -139,6 +156,13 @@ impl Connection {
         }
     }
 
+    /// `len` bytes of a base backup were put where they are kept.
+    pub fn handle_backup(&mut self, len: usize) {
+        if let State::Backup(transfer) = &mut self.state {
+            transfer.took(len);
+        }
+    }
+
     /// `len` bytes were put into [`space`](Self::space).
     ///
     /// # Errors
@@ -146,14 +170,23 @@ impl Connection {
     pub fn handle_input(&mut self, len: usize, now: Instant) -> Result<(), ProtocolError> {
         self.inbox.add(len);
         loop {
-            if matches!(self.want(), Want::Wal { .. } | Want::Nothing) {
+            if self.want() != Want::Input {
                 return Ok(());
             }
-            match self.inbox.next(self.is_streaming())? {
+            let item = match &self.state {
+                State::Backup(transfer) => self.inbox.next_in_backup(transfer.copy()),
+                _ => self.inbox.next(self.is_streaming()),
+            };
+            match item? {
                 Item::Nothing => return Ok(()),
                 Item::Wal(header, len) => {
                     if let State::Streaming(stream) = &mut self.state {
                         stream.wal_begins(&header, len, now)?;
+                    }
+                }
+                Item::Backup(len) => {
+                    if let State::Backup(transfer) = &mut self.state {
+                        transfer.bytes_follow(len)?;
                     }
                 }
                 Item::Message(tag) => {
@@ -186,6 +219,12 @@ impl Connection {
     pub fn start_streaming(&mut self, text: &str, start: Lsn) {
         self.query(text);
         self.state = State::Starting(QueryResult::new(), start);
+    }
+
+    /// Sends `BASE_BACKUP` with this text; [`Event::Backup`]s follow until it has ended.
+    pub fn start_backup(&mut self, text: &str, version: ServerVersion) {
+        self.query(text);
+        self.state = State::Backup(Transfer::new(version));
     }
 
     /// Ends the stream: CopyDone. [`Event::StreamEnded`] follows.
@@ -285,6 +324,7 @@ impl Connection {
             }
             State::Starting(result, start) => self.in_starting(result, start, message, now),
             State::Streaming(stream) => self.in_stream(stream, message, now),
+            State::Backup(transfer) => self.in_backup(transfer, message),
             State::Ending { ours, result } => self.in_ending(ours, result, message),
             State::Closed => Ok(()),
         }
@@ -325,6 +365,28 @@ impl Connection {
             other => return Err(unexpected(other.name(), "between commands")),
         }
         self.state = State::Idle;
+        Ok(())
+    }
+
+    fn in_backup(
+        &mut self,
+        mut transfer: Transfer,
+        message: BackendMessage<'_>,
+    ) -> Result<(), ProtocolError> {
+        let ended = match message {
+            BackendMessage::NoticeResponse(notice) => {
+                self.events.push_back(Event::Notice(notice));
+                false
+            }
+            message => transfer.message(message, &mut |event| {
+                self.events.push_back(Event::Backup(event));
+            })?,
+        };
+        if !ended {
+            self.state = State::Backup(transfer);
+        } else if !transfer.is_fatal() {
+            self.state = State::Idle;
+        }
         Ok(())
     }
 

@@ -36,6 +36,9 @@ pub enum ProtocolError {
     /// A message in the stream that is neither WAL nor a keepalive.
     #[error("the stream has a message of unknown kind or wrong length")]
     StreamMessage,
+    /// A message of a base backup that none has there.
+    #[error("the base backup has a message of unknown kind, or one where it doesn't belong")]
+    BackupMessage,
     /// WAL from elsewhere than where the last ended.
     #[error("the server sent WAL from {got} where {expected} was to follow")]
     NotContiguous {

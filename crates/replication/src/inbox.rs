@@ -2,6 +2,7 @@
 //! of WAL goes there; a control message's body, which is bounded, in a buffer that grows as the
 //! bytes come.
 
+use pg_wire::base_backup;
 use pg_wire::message::{FrameHeader, Phase, tag};
 use pg_wire::stream::{XLogDataHeader, kind};
 
@@ -10,6 +11,28 @@ use crate::ProtocolError;
 /// A CopyData frame's header, its kind and the header of WAL: 5 + 25 bytes. The least that a
 /// stream's other message has is 23, so that reading so much at once never reads WAL.
 pub(crate) const SCRATCH_LEN: usize = FrameHeader::LEN + XLogDataHeader::LEN;
+
+/// The longest message about a base backup has two paths.
+const MAX_BACKUP_NOTE_LEN: usize = 8192;
+
+/// How the bytes of a base backup come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BackupCopy {
+    /// As the whole of each CopyData, up to 14.
+    Bare,
+    /// Behind a byte that says what they are.
+    WithKinds,
+}
+
+impl BackupCopy {
+    /// What may be read before it is known whose bytes follow.
+    fn header_len(self) -> usize {
+        match self {
+            Self::Bare => FrameHeader::LEN,
+            Self::WithKinds => FrameHeader::LEN.saturating_add(1),
+        }
+    }
+}
 
 /// The pieces of a frame, as they are needed.
 #[derive(Debug)]
@@ -31,6 +54,8 @@ pub(crate) enum Item {
     Message(u8),
     /// The beginning of WAL, whose bytes follow and aren't for the inbox.
     Wal(XLogDataHeader, usize),
+    /// So many bytes of a base backup follow, which aren't for the inbox either.
+    Backup(usize),
     /// More bytes are needed.
     Nothing,
 }
@@ -63,6 +88,15 @@ impl Inbox {
         self.scratch.get_mut(self.have..).unwrap_or_default()
     }
 
+    /// The same in a base backup, for no more than what can't be bytes of it.
+    pub(crate) fn space_in_backup(&mut self, copy: BackupCopy) -> &mut [u8] {
+        let end = match self.gathering {
+            Some(frame) => self.have.saturating_add(frame.len.saturating_sub(self.body.len())),
+            None => copy.header_len(),
+        };
+        self.scratch.get_mut(self.have..end.min(SCRATCH_LEN)).unwrap_or_default()
+    }
+
     /// Counts bytes that were put into [`space`](Self::space).
     pub(crate) fn add(&mut self, len: usize) {
         self.have = self.have.saturating_add(len).min(SCRATCH_LEN);
@@ -79,21 +113,10 @@ impl Inbox {
         self.drop_front(skipped);
         self.skip = self.skip.saturating_sub(skipped);
         loop {
-            if let Some(frame) = self.gathering {
-                let missing = frame.len.saturating_sub(self.body.len());
-                let taken = missing.min(self.have);
-                self.body.extend_from_slice(self.scratch.get(..taken).unwrap_or_default());
-                self.drop_front(taken);
-                if taken < missing {
-                    return Ok(Item::Nothing);
-                }
-                self.gathering = None;
-                return Ok(Item::Message(frame.tag));
+            if let Some(gathered) = self.gather() {
+                return Ok(gathered);
             }
-            let Some(header) = self.scratch.get(..self.have).and_then(<[u8]>::first_chunk) else {
-                return Ok(Item::Nothing);
-            };
-            let frame = FrameHeader::parse(*header, self.phase)?;
+            let Some(frame) = self.header()? else { return Ok(Item::Nothing) };
             if streaming && frame.tag == tag::COPY_DATA && frame.len > 0 {
                 match self.scratch.get(FrameHeader::LEN..self.have) {
                     None | Some([]) => return Ok(Item::Nothing),
@@ -106,10 +129,64 @@ impl Inbox {
                 // Only WAL is so long; nothing is allocated for what isn't.
                 return Err(ProtocolError::StreamMessage);
             }
-            self.drop_front(FrameHeader::LEN);
-            self.body.clear();
-            self.gathering = Some(frame);
+            self.begin(frame);
         }
+    }
+
+    /// Gives what has come of a base backup.
+    pub(crate) fn next_in_backup(&mut self, copy: BackupCopy) -> Result<Item, ProtocolError> {
+        loop {
+            if let Some(gathered) = self.gather() {
+                return Ok(gathered);
+            }
+            let Some(frame) = self.header()? else { return Ok(Item::Nothing) };
+            if frame.tag == tag::COPY_DATA && frame.len > 0 {
+                let first = self.scratch.get(FrameHeader::LEN..self.have).and_then(<[u8]>::first);
+                match (copy, first) {
+                    (BackupCopy::Bare, _) => {
+                        self.drop_front(FrameHeader::LEN);
+                        return Ok(Item::Backup(frame.len));
+                    }
+                    (BackupCopy::WithKinds, None) => return Ok(Item::Nothing),
+                    (BackupCopy::WithKinds, Some(&base_backup::kind::DATA)) => {
+                        self.drop_front(FrameHeader::LEN.saturating_add(1));
+                        return Ok(Item::Backup(frame.len.saturating_sub(1)));
+                    }
+                    (BackupCopy::WithKinds, Some(_)) if frame.len > MAX_BACKUP_NOTE_LEN => {
+                        return Err(ProtocolError::BackupMessage);
+                    }
+                    (BackupCopy::WithKinds, Some(_)) => {}
+                }
+            }
+            self.begin(frame);
+        }
+    }
+
+    /// The header of the next frame, once it is there.
+    fn header(&self) -> Result<Option<FrameHeader>, ProtocolError> {
+        let header = self.scratch.get(..self.have).and_then(<[u8]>::first_chunk);
+        Ok(header.map(|header| FrameHeader::parse(*header, self.phase)).transpose()?)
+    }
+
+    /// Begins to gather a message's body.
+    fn begin(&mut self, frame: FrameHeader) {
+        self.drop_front(FrameHeader::LEN);
+        self.body.clear();
+        self.gathering = Some(frame);
+    }
+
+    /// Goes on gathering, if a message is; gives it once it is whole.
+    fn gather(&mut self) -> Option<Item> {
+        let frame = self.gathering?;
+        let missing = frame.len.saturating_sub(self.body.len());
+        let taken = missing.min(self.have);
+        self.body.extend_from_slice(self.scratch.get(..taken).unwrap_or_default());
+        self.drop_front(taken);
+        if taken < missing {
+            return Some(Item::Nothing);
+        }
+        self.gathering = None;
+        Some(Item::Message(frame.tag))
     }
 
     fn wal(&mut self, frame: FrameHeader) -> Result<Item, ProtocolError> {
@@ -168,6 +245,7 @@ mod tests {
                     match inbox.next(true).unwrap() {
                         Item::Nothing => break,
                         Item::Message(tag) => seen.push((tag, inbox.body().len())),
+                        Item::Backup(_) => panic!("there is none"),
                         Item::Wal(header, len) => {
                             assert_eq!((header, len, inbox.have), (wal_header, 100, 0));
                             assert!(rest.starts_with(&payload));

@@ -9,12 +9,14 @@
 //! anything but what [`pg_types::Positions::acknowledgement`] gave, with the one exception that
 //! [`Connection::acknowledge`] words.
 
+mod base_backup;
 mod connection;
 mod error;
 mod inbox;
 mod start;
 mod stream;
 
+pub use base_backup::BackupEvent;
 pub use connection::{Connection, Event, Timing, Want};
 pub use error::ProtocolError;
 pub use start::{StartFrom, start_from};

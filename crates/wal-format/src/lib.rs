@@ -30,12 +30,13 @@ mod rmgr;
 mod validate;
 mod version;
 
+pub use bytes::Reader;
 pub use error::{DecodeError, DecodeErrorKind};
 pub use notable::{Notable, RestorePointName, TimestampTz, is_switch};
 pub use page::{LONG_HEADER_LEN, LongHeader, PageFlags, PageHeader, SHORT_HEADER_LEN};
 pub use record::{
     BlockImage, BlockReference, Compression, MAX_BLOCK_ID, MAX_RECORD_LEN, MalformedRecord,
-    RECORD_HEADER_LEN, RecordBody, RecordHeader, RelFileLocator,
+    RECORD_HEADER_LEN, RecordBody, RecordHeader, RelFileLocator, SpareBlocks,
 };
 pub use rmgr::RmgrId;
 pub use validate::{Expect, Record, Validator, Visitor};

@@ -79,6 +79,23 @@ pub struct LongHeader {
 }
 
 impl PageHeader {
+    /// What a page of zeros says.
+    pub const NONE: Self = Self {
+        magic: 0,
+        flags: PageFlags(0),
+        timeline: 0,
+        address: Lsn::INVALID,
+        remaining: 0,
+        long: None,
+    };
+
+    /// Its own length, as its flags say it (`XLogPageHeaderSize`).
+    #[must_use]
+    #[inline]
+    pub const fn header_len(&self) -> usize {
+        if self.flags.has(PageFlags::LONG_HEADER) { LONG_HEADER_LEN } else { SHORT_HEADER_LEN }
+    }
+
     /// Reads a header: 24 bytes, or 40 to have the long one's fields as well where the flags say
     /// that they are there. Checks nothing; `None` if the bytes are too few.
     #[must_use]
@@ -96,6 +113,14 @@ impl PageHeader {
 }
 
 impl LongHeader {
+    /// Reads what a long header would have on this page, whatever its flags say.
+    #[must_use]
+    pub fn of_page(page: &[u8]) -> Option<Self> {
+        let mut reader = Reader::new(page);
+        reader.take(SHORT_HEADER_LEN)?;
+        Self::read(reader)
+    }
+
     fn read(mut reader: Reader<'_>) -> Option<Self> {
         Some(Self {
             system_id: SystemId(reader.u64()?),

@@ -72,6 +72,7 @@ impl RecordHeader {
 /// Which relation: tablespace, database, file (`RelFileLocator`, `storage/relfilelocator.h`;
 /// `RelFileNode` up to 15).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct RelFileLocator {
     /// `spcOid`
     pub tablespace: u32,
@@ -143,7 +144,8 @@ pub struct RecordBody<'a> {
 }
 
 /// A body whose headers contradict each other or its length. Where the CRC held, its writer made
-/// it so.
+/// it so. Each is what the server looks for too (`DecodeXLogRecord`), with the numbers of its
+/// message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum MalformedRecord {
@@ -153,18 +155,56 @@ pub enum MalformedRecord {
     /// Bytes are left that no header speaks of.
     #[error("{0} bytes of the record's body belong to nothing")]
     Leftover(usize),
-    /// A block id out of order, or one that doesn't exist.
+    /// A block id that doesn't exist.
     #[error("invalid block id {0}")]
     BlockId(u8),
+    /// Block ids increase.
+    #[error("block {0} comes out of order")]
+    BlockOrder(u8),
     /// The first block can't share a relation with the one before.
     #[error("block {0} has the relation of the one before, and there is none")]
     NoRelation(u8),
-    /// Data without a flag that says so, or the other way round.
-    #[error("the data of block {0} contradicts its flags")]
-    BlockData(u8),
-    /// An image whose hole, length and flags contradict each other.
-    #[error("the page image of block {0} contradicts its flags")]
-    Image(u8),
+    /// The flags say that there is data.
+    #[error("block {0} has no data, against its flags")]
+    DataMissing(u8),
+    /// The flags say that there is none.
+    #[error("block {id} has {length} bytes of data, against its flags")]
+    DataUnflagged {
+        /// The block.
+        id: u8,
+        /// Its data's length.
+        length: u16,
+    },
+    /// The flags say that the image has a hole, and the lengths that it hasn't.
+    #[error("the image of block {id} has no hole, against its flags")]
+    HoleMissing {
+        /// The block.
+        id: u8,
+        /// Where the hole should begin.
+        offset: u16,
+        /// How long it should be.
+        length: u16,
+        /// The image's length.
+        image: u16,
+    },
+    /// The other way round.
+    #[error("the image of block {id} has a hole of {length} bytes, against its flags")]
+    HoleUnflagged {
+        /// The block.
+        id: u8,
+        /// Where the hole begins.
+        offset: u16,
+        /// How long it is.
+        length: u16,
+    },
+    /// A compressed image as long as a page.
+    #[error("the compressed image of block {id} has {image} bytes")]
+    CompressedLength {
+        /// The block.
+        id: u8,
+        /// The image's length.
+        image: u16,
+    },
 }
 
 const FORK_MASK: u8 = 0x0F;
@@ -177,17 +217,24 @@ const IMAGE_HAS_HOLE: u8 = 0x01;
 /// The size of a data page (`BLCKSZ`) in every usual build.
 const PAGE: u16 = 8192;
 
-/// What a block's header says, before its image and data are cut from the body.
-struct BlockHeader {
-    reference: BlockReference<'static>,
-    image: Option<ImageHeader>,
-    data_len: Option<u16>,
+/// The allocation of a body's blocks, kept for the next record's.
+#[derive(Debug, Default)]
+pub struct SpareBlocks(Vec<BlockReference<'static>>);
+
+/// How long a block's image and data are, while only its header was read.
+#[derive(Clone, Copy, Default)]
+struct Lengths {
+    image: u16,
+    data: u16,
 }
 
-struct ImageHeader {
-    length: u16,
-    image: BlockImage<'static>,
+impl Lengths {
+    fn sum(self) -> usize {
+        usize::from(self.image).saturating_add(usize::from(self.data))
+    }
 }
+
+const MAX_BLOCKS: usize = MAX_BLOCK_ID as usize + 1;
 
 impl<'a> RecordBody<'a> {
     /// Takes apart the bytes that follow a record's header, page headers already gone.
@@ -195,137 +242,199 @@ impl<'a> RecordBody<'a> {
     /// # Errors
     /// If the body contradicts itself.
     pub fn read(body: &'a [u8], version: WalVersion) -> Result<Self, MalformedRecord> {
+        Self::read_into(&mut SpareBlocks::default(), body, version)
+    }
+
+    /// As [`Self::read`], without allocating where the spare has room.
+    ///
+    /// # Errors
+    /// If the body contradicts itself.
+    pub fn read_into(
+        spare: &mut SpareBlocks,
+        body: &'a [u8],
+        version: WalVersion,
+    ) -> Result<Self, MalformedRecord> {
+        Self::read_head(spare, body, 0, version)
+    }
+
+    /// As [`Self::read_into`], of a body whose last `missing` bytes aren't there: they are the
+    /// main data's.
+    ///
+    /// # Errors
+    /// If the body contradicts itself, or a block's bytes are missing too.
+    pub fn read_head(
+        spare: &mut SpareBlocks,
+        head: &'a [u8],
+        missing: usize,
+        version: WalVersion,
+    ) -> Result<Self, MalformedRecord> {
+        let mut this = Self {
+            blocks: recycle(std::mem::take(&mut spare.0)),
+            main_data: &[],
+            origin: None,
+            toplevel_xid: None,
+        };
+        if let Err(error) = this.fill(head, missing, version) {
+            this.give_back(spare);
+            return Err(error);
+        }
+        Ok(this)
+    }
+
+    /// Leaves the allocation for the next record.
+    pub fn give_back(self, spare: &mut SpareBlocks) {
+        spare.0 = recycle(self.blocks);
+    }
+
+    fn fill(
+        &mut self,
+        body: &'a [u8],
+        missing: usize,
+        version: WalVersion,
+    ) -> Result<(), MalformedRecord> {
+        let short = || MalformedRecord::Short;
         let mut reader = Reader::new(body);
-        let mut headers: Vec<BlockHeader> = Vec::new();
-        let (mut origin, mut toplevel_xid) = (None, None);
+        let mut lengths = [Lengths::default(); MAX_BLOCKS];
         let mut main_len = 0;
         // What the headers announced so far; the headers end where just this much is left.
         let mut announced = 0_usize;
-        while reader.remaining() > announced {
-            match reader.u8().ok_or(MalformedRecord::Short)? {
-                block_id::ORIGIN => origin = Some(reader.u16().ok_or(MalformedRecord::Short)?),
+        while reader.remaining().saturating_add(missing) > announced {
+            match reader.u8().ok_or_else(short)? {
+                block_id::ORIGIN => self.origin = Some(reader.u16().ok_or_else(short)?),
                 block_id::TOPLEVEL_XID => {
-                    toplevel_xid = Some(reader.u32().ok_or(MalformedRecord::Short)?);
+                    self.toplevel_xid = Some(reader.u32().ok_or_else(short)?);
                 }
                 block_id::DATA_SHORT => {
-                    main_len = usize::from(reader.u8().ok_or(MalformedRecord::Short)?);
-                    announced = announced.saturating_add(main_len);
+                    main_len = usize::from(reader.u8().ok_or_else(short)?);
                     break;
                 }
                 block_id::DATA_LONG => {
-                    let len = reader.u32().ok_or(MalformedRecord::Short)?;
+                    let len = reader.u32().ok_or_else(short)?;
                     main_len = usize::try_from(len).map_err(|_| MalformedRecord::Short)?;
-                    announced = announced.saturating_add(main_len);
                     break;
                 }
                 id => {
-                    let header = BlockHeader::read(&mut reader, id, headers.last(), version)?;
-                    announced = announced.saturating_add(header.announced());
-                    headers.push(header);
+                    let before = self.blocks.last();
+                    let (block, its) = block_header(&mut reader, id, before, version)?;
+                    announced = announced.saturating_add(its.sum());
+                    if let Some(place) = lengths.get_mut(self.blocks.len()) {
+                        *place = its;
+                    }
+                    self.blocks.push(block);
                 }
             }
         }
-        if reader.remaining() < announced {
-            return Err(MalformedRecord::Short);
+        for (block, its) in self.blocks.iter_mut().zip(lengths) {
+            if let Some(image) = &mut block.image {
+                image.bytes = reader.take(usize::from(its.image)).ok_or_else(short)?;
+            }
+            if let Some(data) = &mut block.data {
+                *data = reader.take(usize::from(its.data)).ok_or_else(short)?;
+            }
         }
-        let blocks = headers
-            .into_iter()
-            .map(|header| header.with_bytes(&mut reader))
-            .collect::<Result<_, _>>()?;
-        let main_data = reader.take(main_len).ok_or(MalformedRecord::Short)?;
+        let there = main_len.checked_sub(missing).ok_or_else(short)?;
+        self.main_data = reader.take(there).ok_or_else(short)?;
         match reader.remaining() {
-            0 => Ok(Self { blocks, main_data, origin, toplevel_xid }),
+            0 => Ok(()),
             left => Err(MalformedRecord::Leftover(left)),
         }
     }
 }
 
-impl BlockHeader {
-    fn read(
-        reader: &mut Reader<'_>,
-        id: u8,
-        before: Option<&BlockHeader>,
-        version: WalVersion,
-    ) -> Result<Self, MalformedRecord> {
-        let short = || MalformedRecord::Short;
-        if id > MAX_BLOCK_ID || before.is_some_and(|before| before.reference.id >= id) {
-            return Err(MalformedRecord::BlockId(id));
-        }
-        let flags = reader.u8().ok_or_else(short)?;
-        let data_len = reader.u16().ok_or_else(short)?;
-        if (flags & HAS_DATA != 0) != (data_len > 0) {
-            return Err(MalformedRecord::BlockData(id));
-        }
-        let image = (flags & HAS_IMAGE != 0).then(|| ImageHeader::read(reader, id, version));
-        let image = image.transpose()?;
-        let locator = if flags & SAME_REL != 0 {
-            before.ok_or(MalformedRecord::NoRelation(id))?.reference.locator
-        } else {
-            RelFileLocator {
-                tablespace: reader.u32().ok_or_else(short)?,
-                database: reader.u32().ok_or_else(short)?,
-                relation: reader.u32().ok_or_else(short)?,
-            }
-        };
-        let block = reader.u32().ok_or_else(short)?;
-        let reference = BlockReference {
-            id,
-            locator,
-            fork: flags & FORK_MASK,
-            block,
-            will_init: flags & WILL_INIT != 0,
-            image: None,
-            data: None,
-        };
-        let data_len = (flags & HAS_DATA != 0).then_some(data_len);
-        Ok(Self { reference, image, data_len })
-    }
-
-    fn announced(&self) -> usize {
-        let image = self.image.as_ref().map_or(0, |image| usize::from(image.length));
-        image.saturating_add(usize::from(self.data_len.unwrap_or(0)))
-    }
-
-    fn with_bytes<'a>(
-        self,
-        reader: &mut Reader<'a>,
-    ) -> Result<BlockReference<'a>, MalformedRecord> {
-        let mut take = |len: u16| reader.take(usize::from(len)).ok_or(MalformedRecord::Short);
-        let image = match self.image {
-            Some(header) => Some(BlockImage { bytes: take(header.length)?, ..header.image }),
-            None => None,
-        };
-        let data = self.data_len.map(take).transpose()?;
-        Ok(BlockReference { image, data, ..self.reference })
-    }
+/// The same allocation for blocks of other bytes: std collects in place.
+fn recycle<'b>(mut blocks: Vec<BlockReference<'_>>) -> Vec<BlockReference<'b>> {
+    blocks.clear();
+    blocks.into_iter().map_while(|_| None).collect()
 }
 
-impl ImageHeader {
-    fn read(reader: &mut Reader<'_>, id: u8, version: WalVersion) -> Result<Self, MalformedRecord> {
-        let short = || MalformedRecord::Short;
-        let length = reader.u16().ok_or_else(short)?;
-        let hole_offset = reader.u16().ok_or_else(short)?;
-        let info = reader.u8().ok_or_else(short)?;
-        let (apply, compression) = image_flags(info, version);
-        let has_hole = info & IMAGE_HAS_HOLE != 0;
-        let hole_length = match (compression, has_hole) {
-            (Some(_), true) => reader.u16().ok_or_else(short)?,
-            (Some(_), false) => 0,
-            (None, _) => PAGE.saturating_sub(length),
-        };
-        // The same contradictions that the server looks for (`DecodeXLogRecord`).
-        let whole = length == PAGE;
-        let plausible = if has_hole {
-            hole_offset != 0 && hole_length != 0 && !whole
-        } else {
-            hole_offset == 0 && hole_length == 0 && (whole != compression.is_some())
-        };
-        if !plausible || length > PAGE {
-            return Err(MalformedRecord::Image(id));
-        }
-        let image = BlockImage { bytes: &[], hole_offset, hole_length, info, apply, compression };
-        Ok(Self { length, image })
+/// A block's header (`XLogRecordBlockHeader` and what follows it).
+fn block_header(
+    reader: &mut Reader<'_>,
+    id: u8,
+    before: Option<&BlockReference<'_>>,
+    version: WalVersion,
+) -> Result<(BlockReference<'static>, Lengths), MalformedRecord> {
+    let short = || MalformedRecord::Short;
+    if id > MAX_BLOCK_ID {
+        return Err(MalformedRecord::BlockId(id));
     }
+    if before.is_some_and(|before| before.id >= id) {
+        return Err(MalformedRecord::BlockOrder(id));
+    }
+    let flags = reader.u8().ok_or_else(short)?;
+    let data = reader.u16().ok_or_else(short)?;
+    match (flags & HAS_DATA != 0, data) {
+        (true, 0) => return Err(MalformedRecord::DataMissing(id)),
+        (false, length @ 1..) => return Err(MalformedRecord::DataUnflagged { id, length }),
+        _ => {}
+    }
+    let mut lengths = Lengths { image: 0, data };
+    let image = if flags & HAS_IMAGE != 0 {
+        let (image, length) = image_header(reader, id, version)?;
+        lengths.image = length;
+        Some(image)
+    } else {
+        None
+    };
+    let locator = if flags & SAME_REL != 0 {
+        before.ok_or(MalformedRecord::NoRelation(id))?.locator
+    } else {
+        RelFileLocator {
+            tablespace: reader.u32().ok_or_else(short)?,
+            database: reader.u32().ok_or_else(short)?,
+            relation: reader.u32().ok_or_else(short)?,
+        }
+    };
+    let reference = BlockReference {
+        id,
+        locator,
+        fork: flags & FORK_MASK,
+        block: reader.u32().ok_or_else(short)?,
+        will_init: flags & WILL_INIT != 0,
+        image,
+        data: (flags & HAS_DATA != 0).then_some(&[]),
+    };
+    Ok((reference, lengths))
+}
+
+/// An image's header (`XLogRecordBlockImageHeader`), and its length.
+fn image_header(
+    reader: &mut Reader<'_>,
+    id: u8,
+    version: WalVersion,
+) -> Result<(BlockImage<'static>, u16), MalformedRecord> {
+    let short = || MalformedRecord::Short;
+    let image = reader.u16().ok_or_else(short)?;
+    let offset = reader.u16().ok_or_else(short)?;
+    let info = reader.u8().ok_or_else(short)?;
+    let (apply, compression) = image_flags(info, version);
+    let has_hole = info & IMAGE_HAS_HOLE != 0;
+    let length = match (compression, has_hole) {
+        (Some(_), true) => reader.u16().ok_or_else(short)?,
+        (Some(_), false) => 0,
+        (None, _) => PAGE.wrapping_sub(image),
+    };
+    // The same contradictions that the server looks for, and one more: nothing is longer than a
+    // page, and no hole lies outside of it.
+    let outside = u32::from(offset).saturating_add(u32::from(length)) > u32::from(PAGE);
+    if has_hole && (offset == 0 || length == 0 || image >= PAGE || outside) {
+        return Err(MalformedRecord::HoleMissing { id, offset, length, image });
+    }
+    if !has_hole && (offset != 0 || length != 0) {
+        return Err(MalformedRecord::HoleUnflagged { id, offset, length });
+    }
+    if compression.is_some() && image >= PAGE {
+        return Err(MalformedRecord::CompressedLength { id, image });
+    }
+    let header = BlockImage {
+        bytes: &[],
+        hole_offset: offset,
+        hole_length: length,
+        info,
+        apply,
+        compression,
+    };
+    Ok((header, image))
 }
 
 /// `BKPIMAGE_APPLY` and `BKPIMAGE_COMPRESS_*`: the bits moved in 15.
@@ -340,5 +449,27 @@ fn image_flags(info: u8, version: WalVersion) -> (bool, Option<Compression>) {
         (info & 0x02 != 0, compression)
     } else {
         (info & 0x04 != 0, (info & 0x02 != 0).then_some(Compression::Pglz))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_blocks_allocation_is_used_again() {
+        let version = WalVersion::from_major(18).unwrap();
+        // Two blocks of relation 1/2/3, the second with that relation by its flag; no data.
+        let mut body = vec![0, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0, 7, 0, 0, 0];
+        body.extend([1, SAME_REL, 0, 0, 8, 0, 0, 0]);
+        body.extend([block_id::DATA_SHORT, 2, 0xAA, 0xBB]);
+        let mut spare = SpareBlocks::default();
+        let read = RecordBody::read_into(&mut spare, &body, version).unwrap();
+        assert_eq!(read, RecordBody::read(&body, version).unwrap());
+        assert_eq!((read.blocks.len(), read.main_data), (2, &[0xAA, 0xBB][..]));
+        let place = read.blocks.as_ptr().addr();
+        read.give_back(&mut spare);
+        let again = RecordBody::read_into(&mut spare, &body, version).unwrap();
+        assert_eq!(again.blocks.as_ptr().addr(), place);
     }
 }

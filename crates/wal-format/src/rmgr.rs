@@ -40,6 +40,8 @@ impl RmgrId {
     pub const XLOG: RmgrId = RmgrId(0);
     /// Commits and aborts.
     pub const TRANSACTION: RmgrId = RmgrId(1);
+    /// Locks and running transactions, for standbys.
+    pub const STANDBY: RmgrId = RmgrId(8);
     /// `pg_logical_emit_message`.
     pub const LOGICAL_MESSAGE: RmgrId = RmgrId(21);
 

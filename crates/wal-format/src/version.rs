@@ -22,6 +22,9 @@ const MAGICS: [(u16, u32); 9] = [
 ];
 
 impl WalVersion {
+    /// The newest one.
+    pub const NEWEST: Self = Self { major: 18 };
+
     /// The version that writes pages with this magic.
     #[must_use]
     pub fn from_magic(magic: u16) -> Option<Self> {

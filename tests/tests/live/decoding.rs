@@ -2,26 +2,16 @@
 //! its LSN, length, prev link, manager and transaction, and each of its block references.
 
 use std::collections::HashMap;
-use std::fmt::Write as _;
 use std::fs;
 use std::mem::{Discriminant, discriminant};
-use std::time::Duration;
 
 use pg_types::{Geometry, Lsn, SegmentSize, TimelineId};
 use testkit::corpus::{self, Corpus, CorpusOptions};
-use testkit::process::run_unchecked;
-use testkit::servers::Install;
 use wal_format::{
     Expect, Notable, Record, RecordBody, TimestampTz, Validator, Visitor, WalVersion,
 };
 
-use crate::common::{Must, on_each_major, pg};
-
-/// pg_waldump prints some hundred thousand lines.
-const WALDUMP_LIMIT: Duration = Duration::from_secs(300);
-
-/// The names of forks, as pg_waldump prints them.
-const FORKS: [&str; 4] = ["main", "fsm", "vm", "init"];
+use crate::common::{Must, line_blocks, line_head, on_each_major, pg, waldump};
 
 on_each_major!(records_are_pg_waldumps_in_segments_of_1_mb, super::small_segments);
 on_each_major!(records_are_pg_waldumps_in_segments_of_16_mb, super::usual_segments);
@@ -86,7 +76,8 @@ impl Visitor for Lines {
     fn record(&mut self, record: &Record) {
         let body = RecordBody::read(&self.body, self.version);
         let body = body.unwrap_or_else(|error| panic!("{}: {error}", record.lsn));
-        self.lines.push(line(record, &body));
+        let (head, blocks) = (line_head(record, &body), line_blocks(&body));
+        self.lines.push(Line { head, notable: Vec::new(), blocks });
         self.body.clear();
     }
 
@@ -154,43 +145,6 @@ fn date(mut days: i64) -> (i64, usize, i64) {
     (year, month + 1, days + 1)
 }
 
-/// `XLogDumpDisplayRecord` of pg_waldump.c, 14–18.
-fn line(record: &Record, body: &RecordBody<'_>) -> Line {
-    let header = &record.header;
-    let images = body.blocks.iter().filter_map(|block| block.image.as_ref());
-    let image_bytes: usize = images.map(|image| image.bytes.len()).sum();
-    let without_images = header.total_len - u32::try_from(image_bytes).must();
-    let head = format!(
-        "rmgr: {:<11} len (rec/tot): {without_images:>6}/{:>6}, tx: {:>10}, lsn: {}, prev {}, desc: ",
-        header.rmgr.to_string(),
-        header.total_len,
-        header.xid,
-        padded(record.lsn),
-        padded(header.prev),
-    );
-    let mut blocks = String::new();
-    for block in &body.blocks {
-        let rel = &block.locator;
-        let (id, spc, db, number) = (block.id, rel.tablespace, rel.database, rel.relation);
-        let _ = write!(blocks, ", blkref #{id}: rel {spc}/{db}/{number}");
-        if block.fork != 0 {
-            let fork = FORKS.get(usize::from(block.fork)).copied();
-            let _ = write!(blocks, " fork {}", fork.unwrap_or("unknown"));
-        }
-        let _ = write!(blocks, " blk {}", block.block);
-        blocks.push_str(match &block.image {
-            Some(image) if image.apply => " FPW",
-            Some(_) => " FPW for WAL verification",
-            None => "",
-        });
-    }
-    Line { head, notable: Vec::new(), blocks }
-}
-
-fn padded(lsn: Lsn) -> String {
-    format!("{:X}/{:08X}", lsn.as_u64() >> 32, lsn.as_u64() & 0xFFFF_FFFF)
-}
-
 /// Decodes the corpus up to its end, which lies in the last segment.
 fn decode(corpus: &Corpus, major: u32) -> Vec<Line> {
     let size = SegmentSize::new(u64::from(corpus.segment_size_mb) << 20).must();
@@ -214,12 +168,4 @@ fn decode(corpus: &Corpus, major: u32) -> Vec<Line> {
     // Commits, aborts, checkpoints, a restore point; no crash breaks a record off here.
     assert_eq!(lines.notable.len(), 4, "{:?}", lines.notable);
     lines.lines
-}
-
-fn waldump(install: &Install, corpus: &Corpus) -> String {
-    let mut waldump = install.client_command("pg_waldump");
-    waldump.env("TZ", "UTC").args(["--start", &corpus.start_lsn, "--path"]).arg(corpus.dir());
-    // It ends by complaining that there is no more.
-    let output = run_unchecked(&mut waldump, "", WALDUMP_LIMIT, "pg_waldump").must();
-    String::from_utf8_lossy(&output.stdout).into_owned()
 }

@@ -64,12 +64,13 @@ impl Scene {
         compare_with_primary(&self.receiver.wal_dir(), &self.server, end);
     }
 
-    /// The connections that streamed, by the proxy's numbers.
+    /// The connections that streamed with the slot, by the proxy's numbers: without it the server
+    /// is asked whether its history is the archive's.
     fn streams(&self) -> Vec<usize> {
         let messages = self.proxy.messages().into_iter();
         let starts = messages.filter(|message| {
             let ClientMessageKind::Query(text) = &message.kind else { return false };
-            text.starts_with("START_REPLICATION")
+            text.starts_with("START_REPLICATION SLOT")
         });
         starts.map(|message| message.connection).collect()
     }
@@ -139,7 +140,8 @@ fn flipped_twice_is_an_alarm(major: u32) {
     let mut scene = Scene::new(major);
     let base = scene.next_segment();
     let flip = base.saturating_add(0x1_0200);
-    scene.flip(flip, 2);
+    // Also where the server is asked about its history in between.
+    scene.flip(flip, u32::MAX);
     scene.emit(300_000);
     let status = scene.receiver.wait();
     let output = scene.receiver.running.output_tail();
@@ -150,6 +152,7 @@ fn flipped_twice_is_an_alarm(major: u32) {
     scene.assert_claims(2, 2, record);
     assert!(restart_lsn(&scene.server) <= record);
     // The operator has mended the network.
+    scene.proxy.clear_faults();
     let archive = scene.scratch.path().join("archive");
     scene.receiver = Receiver::start(&scene.server, &archive, &ReceiverOptions::default());
     scene.converges();

@@ -6,7 +6,7 @@ use super::common::disks::SmallDisk;
 use super::common::{
     LIMIT, Must, Receiver, ReceiverOptions, compare_with_primary, scratch, server_flush,
 };
-use super::gaps::{forget, forgetful, gaps};
+use super::gaps::{forget, forgetful_server, gaps};
 use super::program::{ended, seawall};
 
 /// The archive's file system.
@@ -21,7 +21,7 @@ fn bounded() -> ReceiverOptions {
 /// The disk stops: at the bound the server may remove WAL; when the disk is there again, receiving
 /// goes on, with a slot, and what is missing is told to the segment.
 fn a_stopped_disk_holds_no_wal(major: u32) {
-    let (server, scratch) = (forgetful(major), scratch());
+    let (server, scratch) = (forgetful_server(major), scratch());
     let Some(mut disk) = SmallDisk::ext4(scratch.path().join("disk"), SIZE_MB) else { return };
     let archive = disk.path().join("archive");
     let mut receiver = Receiver::start(&server, &archive, &bounded());
@@ -71,24 +71,25 @@ fn a_stopped_disk_holds_no_wal_18() {
 /// The same with a disk that is full.
 #[test]
 fn a_full_disk_holds_no_wal() {
-    let (server, scratch) = (forgetful(18), scratch());
+    let (server, scratch) = (forgetful_server(18), scratch());
     let Some(disk) = SmallDisk::tmpfs(scratch.path().join("disk"), 16) else { return };
     let archive = disk.path().join("archive");
     let mut receiver = Receiver::start(&server, &archive, &bounded());
     receiver.await_streaming(&server);
     server.sql("CREATE TABLE u AS SELECT generate_series(1, 300000) i").must();
     receiver.running.wait_for_line("\"disk_full\"", LIMIT).must();
+    let archived = Receiver::flush_lsn(&server);
     forget(&server);
     receiver.running.wait_for_line("\"slot_let_go\"", LIMIT).must();
     let oldest = forget(&server);
-    assert!(oldest > Receiver::flush_lsn(&server));
+    assert!(oldest > archived, "{oldest} is kept, and {archived} is archived");
     receiver.stop();
 }
 
 /// One that was away for long and gets on with it isn't taken for one that can't.
 #[test]
 fn a_receiver_that_catches_up_keeps_its_slot() {
-    let (server, scratch) = (forgetful(18), scratch());
+    let (server, scratch) = (forgetful_server(18), scratch());
     let archive = scratch.path().join("archive");
     let mut receiver = Receiver::start(&server, &archive, &bounded());
     receiver.await_streaming(&server);

@@ -1,4 +1,4 @@
-//! Real servers of 14–18 and the real `seawall` program (`cargo build -p seawall` first).
+//! Real servers of 10–18 and the real `seawall` program (`cargo build -p seawall` first).
 //!
 //! Everything asked is asked of what a user has: the program's exit codes, the archive's files,
 //! the server's views, and PostgreSQL's own pg_waldump. Complete on the oldest and the newest
@@ -6,10 +6,15 @@
 
 mod common;
 
+mod adopt;
 mod alignment;
+mod backup;
+mod check;
 mod connecting;
 mod decoding;
+mod describing;
 mod disk_full;
+mod divergence;
 mod faults;
 mod find;
 mod gaps;
@@ -18,9 +23,11 @@ mod index;
 mod many_segments;
 mod memory;
 mod network;
+mod old_versions;
 mod program;
 mod refusals;
 mod restart;
+mod restore_wal;
 mod service;
 mod shipping;
 mod shutdown;
@@ -33,3 +40,4 @@ mod terminal;
 mod timelines;
 mod tls;
 mod upstream;
+mod waldump;

@@ -5,15 +5,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use pg_types::{SegmentSize, TimelineId, WalFileName};
+use pg_types::{Lsn, SegmentSize, TimelineId, WalFileName};
+use testkit::load::Commits;
 use testkit::process::{Running, Signal, seawall_bin};
 use testkit::servers::{Server, ServerOptions, StopMode};
 
 use super::common::{
-    LIMIT, Must, Random, Receiver, ReceiverOptions, compare_with_primary, lsn, pg, scratch, server,
-    server_flush,
+    Decoded, LIMIT, Must, Random, Receiver, ReceiverOptions, compare_with_primary, forgetful, lsn,
+    pg, scratch, server, server_flush, small_segment_mb,
 };
-use super::gaps::gaps;
+use super::gaps::{gaps, oldest_segment};
 use super::program::{Ended, ended, fingerprint, receive, seawall};
 
 const NO_GAP: [serde_json::Value; 0] = [];
@@ -26,13 +27,13 @@ struct Shipping {
 }
 
 impl Shipping {
-    fn start(major: u32, conf: &[&str]) -> Self {
+    fn start<S: ToString>(major: u32, conf: &[S]) -> Self {
         let options = ServerOptions {
-            segment_size_mb: 1,
+            segment_size_mb: small_segment_mb(major),
             conf: ["archive_mode = on", "fsync = off", "archive_command = '/bin/false'"]
-                .iter()
-                .chain(conf)
-                .map(ToString::to_string)
+                .map(str::to_owned)
+                .into_iter()
+                .chain(conf.iter().map(ToString::to_string))
                 .collect(),
             ..Default::default()
         };
@@ -77,9 +78,8 @@ impl Shipping {
     }
 }
 
-fn what_streaming_left_out_is_shipped(major: u32) {
-    let conf = ["wal_keep_size = 0", "max_wal_size = 2MB", "min_wal_size = 2MB"];
-    let shipping = Shipping::start(major, &conf);
+pub(crate) fn what_streaming_left_out_is_shipped(major: u32) {
+    let shipping = Shipping::start(major, &forgetful(major));
     let mut receiver = shipping.receiver();
     shipping.work();
     receiver.await_flush(&shipping.server, server_flush(&shipping.server));
@@ -97,6 +97,75 @@ fn what_streaming_left_out_is_shipped(major: u32) {
     receiver.stop();
     assert_eq!(gaps(&shipping.archive), NO_GAP);
     assert!(!shipping.archive.join("gaps.json").exists());
+    compare_what_is_left(&shipping);
+}
+
+/// Commits go on all the time, and the server keeps nothing for the receiver that comes and goes.
+#[test]
+fn under_load_no_gap_is_left() {
+    let shipping = Shipping::start(18, &forgetful(18));
+    shipping.server.init_pgbench(2).must();
+    let mut load = shipping.server.pgbench(&["-n", "-N", "-c", "2", "-T", "600"]);
+    let load = Running::spawn(&mut load, "pgbench").must();
+    let removed_all = |before: Lsn| {
+        while oldest_segment(&shipping.server) <= before {
+            shipping.server.sql("CHECKPOINT").must();
+        }
+    };
+    for killed in [false, true, false] {
+        let mut receiver = shipping.receiver();
+        receiver.await_flush(&shipping.server, server_flush(&shipping.server));
+        if killed {
+            receiver.kill9();
+        } else {
+            receiver.stop();
+        }
+        // What comes now it can have from the archive alone.
+        removed_all(server_flush(&shipping.server));
+    }
+    let mut receiver = shipping.receiver();
+    receiver.await_flush(&shipping.server, server_flush(&shipping.server));
+    drop(load);
+    shipping.await_archived();
+    receiver.await_flush(&shipping.server, server_flush(&shipping.server));
+    receiver.stop();
+    assert_eq!(gaps(&shipping.archive), NO_GAP);
+    compare_what_is_left(&shipping);
+    // Without a hole, and each record holds: Decoded refuses both.
+    let wal = shipping.archive.join("wal");
+    let decoded = Decoded::of(&wal);
+    let theirs = Commits::read(shipping.server.install(), &wal).must();
+    assert_eq!(theirs.len(), decoded.commits.len(), "commits by pg_waldump, and by wal-format");
+}
+
+/// A quiet server's segments, whose ends are zeros, and the history of a base backup.
+#[test]
+fn quiet_segments_and_a_backups_history_are_shipped() {
+    let shipping = Shipping::start(18, &["archive_timeout = 1"]);
+    let mut receiver = shipping.receiver();
+    for row in 0..2 {
+        let before = shipping.server.sql("SELECT pg_walfile_name(pg_current_wal_lsn())").must();
+        shipping.server.sql(&format!("CREATE TABLE t{row} ()")).must();
+        let shipped = format!("(SELECT last_archived_wal >= '{before}' FROM pg_stat_archiver)");
+        shipping.server.wait_until("a segment by archive_timeout", LIMIT, &shipped).must();
+    }
+    // Makes a base backup, which is a history file, too.
+    drop(shipping.server.standby(&["archive_mode = off"]).must());
+    shipping.await_archived();
+    receiver.await_flush(&shipping.server, server_flush(&shipping.server));
+    receiver.stop();
+    let wal = shipping.archive.join("wal");
+    let backups = |dir: &Path| {
+        let files = fs::read_dir(dir).must().map(|entry| entry.must().path());
+        let mut files: Vec<PathBuf> =
+            files.filter(|file| file.extension() == Some("backup".as_ref())).collect();
+        files.sort();
+        files
+    };
+    let (ours, theirs) = (backups(&wal), backups(&shipping.server.wal_dir()));
+    assert_eq!((ours.len(), theirs.len()), (1, 1));
+    assert!(fs::read(&ours[0]).must() == fs::read(&theirs[0]).must());
+    assert_eq!(gaps(&shipping.archive), NO_GAP);
     compare_what_is_left(&shipping);
 }
 
@@ -126,7 +195,7 @@ fn what_streaming_left_out_is_shipped_18() {
 
 #[test]
 fn a_promotion_ships_its_history_and_the_last_partial() {
-    let mut shipping = Shipping::start(18, &[]);
+    let mut shipping = Shipping::start(18, &[""; 0]);
     shipping.work();
     shipping.server.stop(StopMode::Fast).must();
     fs::write(shipping.server.data_dir().join("standby.signal"), "").must();

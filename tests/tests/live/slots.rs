@@ -7,8 +7,9 @@ use testkit::servers::Server;
 
 use super::common::{
     LIMIT, Must, Receiver, ReceiverOptions, SLOT, compare_with_primary, lsn, pg, scratch, server,
-    server_flush,
+    server_flush, small_segment_mb,
 };
+use super::gaps::wordless;
 use super::program::{Ended, ended, fingerprint, receive, seawall};
 
 fn slot(server: &Server, args: &[&str]) -> Ended {
@@ -20,8 +21,8 @@ fn exists(server: &Server, name: &str) -> bool {
     server.sql(&count).must() == "1"
 }
 
-fn a_slots_life(major: u32) {
-    let server = server(major, 1, &[]);
+pub(crate) fn a_slots_life(major: u32) {
+    let server = server(major, small_segment_mb(major), &[]);
     slot(&server, &["read", "s"]).says(1, &["\"s\" doesn't exist"]);
     slot(&server, &["drop", "s"]).says(1, &["\"s\" doesn't exist"]);
     slot(&server, &["create", "s"]).is_well();
@@ -62,14 +63,13 @@ fn a_slot_is_made_read_and_dropped_18() {
 const ONLY_REPLICATION: &str = "local all postgres trust\n\
                                 host replication postgres 127.0.0.1/32 trust\n";
 
-#[test]
-fn only_replication_allowed_is_enough_to_stream_14() {
+pub(crate) fn only_replication_allowed_is_enough(major: u32) {
     let options = testkit::servers::ServerOptions {
         hba: Some(ONLY_REPLICATION.into()),
-        segment_size_mb: 1,
+        segment_size_mb: small_segment_mb(major),
         ..Default::default()
     };
-    let (server, scratch) = (Server::start(&pg(14), &options).must(), scratch());
+    let (server, scratch) = (Server::start(&pg(major), &options).must(), scratch());
     // Reading a slot takes a plain connection below 15; that it isn't allowed is said.
     slot(&server, &["create", "s"]).is_well();
     slot(&server, &["read", "s"]).says(1, &["pg_hba.conf"]);
@@ -81,6 +81,11 @@ fn only_replication_allowed_is_enough_to_stream_14() {
     receiver.await_flush(&server, end);
     compare_with_primary(&receiver.wal_dir(), &server, end);
     receiver.stop();
+}
+
+#[test]
+fn only_replication_allowed_is_enough_to_stream_14() {
+    only_replication_allowed_is_enough(14);
 }
 
 fn a_missing_slot_is_no_reason_to_make_one(major: u32) {
@@ -146,6 +151,34 @@ fn a_slot_that_somebody_else_uses_is_waited_for() {
     first.stop();
     let streams = "EXISTS (SELECT FROM pg_stat_replication WHERE application_name = 'second' \
                    AND state = 'streaming')";
+    server.wait_until("the second one to stream", Duration::from_secs(30), streams).must();
+    let (status, _) = second.stop(Signal::TERM, LIMIT).must();
+    assert!(status.success(), "{}", second.output_tail());
+}
+
+/// What a slot is like is known by SQLSTATEs, and said in our own words.
+#[test]
+fn slots_are_told_apart_without_the_servers_words() {
+    let (server, scratch) = (server(18, 1, &[]), scratch());
+    let proxy = wordless(&server);
+    let port = Some(proxy.port());
+    let archive = scratch.path().join("archive");
+    let conninfo = proxy.conninfo();
+    let receive = |slot: &str, more: &[&str]| {
+        let mut command = seawall(&["receive", "-d", &conninfo, "--slot", slot, "-A"]);
+        command.arg(&archive).args(more);
+        command
+    };
+    ended(&mut receive("gone", &[])).says(1, &["\"gone\" doesn't exist", "--create-slot"]);
+    slot(&server, &["create", "s"]).is_well();
+    ended(&mut receive("s", &["--create-slot"])).says(1, &["exists already", "--if-not-exists"]);
+    let options = ReceiverOptions { port, ..ReceiverOptions::default() };
+    let mut first = Receiver::start(&server, &scratch.path().join("first"), &options);
+    first.await_streaming(&server);
+    let mut second = Running::spawn(&mut receive(SLOT, &[]), "the second receiver").must();
+    second.wait_for_line("connecting again in", LIMIT).must();
+    first.stop();
+    let streams = "EXISTS (SELECT FROM pg_stat_replication WHERE state = 'streaming')";
     server.wait_until("the second one to stream", Duration::from_secs(30), streams).must();
     let (status, _) = second.stop(Signal::TERM, LIMIT).must();
     assert!(status.success(), "{}", second.output_tail());

@@ -5,27 +5,29 @@ use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
+use testkit::process::seawall_bin;
 use testkit::proxy::Proxy;
 use testkit::servers::StopMode;
 
 use super::common::{LIMIT, Must, Receiver, ReceiverOptions, scratch, server, server_flush};
-use super::gaps::{forget, forgetful};
+use super::gaps::{forget, forgetful_server};
 use super::program::{ended, seawall};
 
-fn json(archive: &Path) -> serde_json::Value {
+pub(crate) fn json(archive: &Path) -> serde_json::Value {
     let status = ended(seawall(&["status", "--json", "--archive"]).arg(archive));
     status.is_well();
     serde_json::from_str(&status.stdout).must()
 }
 
 /// What status says, with what differs from run to run by name.
-fn text(archive: &Path, others: &[(&str, &str)]) -> String {
+pub(crate) fn text(archive: &Path, others: &[(&str, &str)]) -> String {
     let status = ended(seawall(&["status", "--archive"]).arg(archive));
     status.is_well();
     let system = json(archive)["system_identifier"].as_str().unwrap_or_default().to_owned();
     let mut text = status.stdout.replace(&archive.display().to_string(), "ARCHIVE");
     text = text.replace(&format!("system {system}"), "system ID");
-    for (name, value) in others {
+    let program = seawall_bin().must().display().to_string();
+    for (name, value) in others.iter().copied().chain([("PROGRAM", &*program)]) {
         text = text.replace(value, name);
     }
     let lines = text.lines().map(|line| {
@@ -118,7 +120,8 @@ fn every_state_says_what_it_is_and_what_is_next() {
          lag         0 B, 0.0 s, at 0 B/s\n\
          timelines   1: LSN to LSN, 2 segments\n\
          missing     nothing\n\
-         to restore  restore_command = 'cp ARCHIVE/wal/%f %p'\n",
+         recoverable nothing from here alone: `seawall backup` takes a base backup\n\
+         to restore  restore_command = 'PROGRAM restore-wal -A ARCHIVE --partial \"%f\" \"%p\"'\n",
     );
 
     primary.stop(StopMode::Fast).must();
@@ -138,7 +141,8 @@ fn every_state_says_what_it_is_and_what_is_next() {
                    receiver    none is running\n\
                    timelines   1: LSN to LSN, 2 segments\n\
                    missing     nothing\n\
-                   to restore  restore_command = 'cp ARCHIVE/wal/%f %p'\n\
+                   recoverable nothing from here alone: `seawall backup` takes a base backup\n\
+         to restore  restore_command = 'PROGRAM restore-wal -A ARCHIVE --partial \"%f\" \"%p\"'\n\
                    next        start `seawall receive -A ARCHIVE …`\n";
     same(&text(&archive, &others), stopped);
     assert_eq!(json(&archive)["receiver"], serde_json::Value::Null);
@@ -152,7 +156,7 @@ fn every_state_says_what_it_is_and_what_is_next() {
 
 #[test]
 fn a_gap_says_what_is_next() {
-    let (server, dir) = (forgetful(18), scratch());
+    let (server, dir) = (forgetful_server(18), scratch());
     let archive = dir.path().join("archive");
     let options = ReceiverOptions { slot: false, ..ReceiverOptions::default() };
     let mut receiver = Receiver::start(&server, &archive, &options);

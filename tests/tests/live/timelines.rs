@@ -11,6 +11,7 @@ use testkit::servers::{Server, StopMode};
 
 use super::common::{LIMIT, Must, Receiver, ReceiverOptions, lsn, scratch, server, server_flush};
 use super::program::{ended, fingerprint, receive};
+use super::status;
 
 const SIZE: SegmentSize = SegmentSize::MIN;
 
@@ -92,6 +93,8 @@ fn waldump_reads(archive: &Path, server: &Server, timeline: u32, begin: Lsn, end
 impl Scene {
     fn start(server: &Server, archive: &Path) -> Self {
         let proxy = Proxy::start(server.port()).must();
+        // Nothing is decided by the words of an error.
+        proxy.drop_words();
         let port = Some(proxy.port());
         let extra = vec!["--json".to_owned()];
         let options = ReceiverOptions { port, extra, ..ReceiverOptions::default() };
@@ -209,7 +212,7 @@ fn an_upstream_is_promoted_on_a_segments_boundary_18() {
 /// Makes a primary a standby of nobody, and promotes it.
 fn promote_again(server: &mut Server) {
     server.stop(StopMode::Fast).must();
-    fs::write(server.data_dir().join("standby.signal"), "").must();
+    server.make_standby().must();
     server.restart().must();
     server.promote().must();
 }
@@ -249,6 +252,34 @@ fn promotions_while_the_receiver_is_away_are_followed_one_after_another() {
     let open = [".partial", ".tmp", "index/00000001-0000000000000000"];
     let may = |path: &String| open.iter().any(|name| path.ends_with(name));
     assert!(changed.iter().all(may), "{changed:?}");
+}
+
+/// The receiver is there all the time, and streams each timeline to its end.
+#[test]
+fn promotions_one_after_another_are_followed() {
+    let (mut primary, dir) = (server(14, 1, &[]), scratch());
+    let archive = dir.path().join("archive");
+    let mut scene = Scene::start(&primary, &archive);
+    let begin = server_flush(&primary);
+    scene.receiver.await_flush(&primary, work(&primary));
+    for _ in 0..2 {
+        promote_again(&mut primary);
+        scene.receiver.await_streaming(&primary);
+        scene.receiver.await_flush(&primary, server_flush(&primary));
+    }
+    let end = work(&primary);
+    scene.receiver.await_flush(&primary, end);
+    let mut from = begin;
+    for timeline in 2..=3 {
+        let switch = switch_point(&primary, timeline);
+        same_from(&archive, &primary, timeline - 1, from, switch);
+        waldump_reads(&archive, &primary, timeline - 1, from, switch);
+        from = switch;
+    }
+    same_from(&archive, &primary, 3, from, end);
+    waldump_reads(&archive, &primary, 3, from, end);
+    assert_eq!(scene.events("lost_branch").len(), 0);
+    scene.receiver.stop();
 }
 
 /// The receiver was synchronous and has what the promoted standby hasn't.
@@ -291,6 +322,17 @@ fn the_archive_is_ahead(online: bool) {
     waldump_reads(&archive, &standby, 1, begin, switch);
     waldump_reads(&archive, &standby, 2, switch, end);
     waldump_reads(&archive, &primary, 1, begin, ahead);
+    let timelines = status::json(&archive)["timelines"].clone();
+    assert_eq!(timelines[0]["lost_from"], switch.to_string(), "{timelines}");
+    assert_eq!(timelines[0]["to"], to.to_string(), "{timelines}");
+    assert_eq!(timelines[1]["parent"], 1, "{timelines}");
+    let text = status::text(&archive, &[]);
+    assert!(text.contains("\n            └ 2: LSN to LSN, "), "{text}");
+    assert!(
+        text.contains(", left 1 at LSN\nlost        timeline 1: LSN to LSN, which no"),
+        "{text}"
+    );
+    assert!(text.contains("\nnext        look for commits that the promoted server"), "{text}");
 
     // The old primary comes back, and knows nothing of it.
     primary.restart().must();

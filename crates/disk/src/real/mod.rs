@@ -8,6 +8,7 @@ mod files;
 mod sys;
 #[cfg(test)]
 mod tests;
+mod tree;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -19,6 +20,7 @@ use std::thread;
 
 pub use self::files::RealFiles;
 use self::sys::{OpenFile, too_long};
+pub use self::tree::{NewFile, OldFile, Readers, Tree};
 use crate::{
     Access, AlignedBuf, Completion, Disk, DiskError, ErrorKind, Failure, FileId, Files, Lane, Lock,
     LockError, Op, OpId, Outcome, ReadAt,

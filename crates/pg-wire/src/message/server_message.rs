@@ -62,6 +62,8 @@ impl SqlState {
     pub const UNDEFINED_FILE: SqlState = SqlState(*b"58P01");
     /// Anything that the server gave no code of its own.
     pub const INTERNAL_ERROR: SqlState = SqlState(*b"XX000");
+    /// Pages whose checksums don't hold, among other things.
+    pub const DATA_CORRUPTED: SqlState = SqlState(*b"XX001");
 
     /// The first two characters: `08` is about connections, `53` about resources, `57` about an
     /// operator's intervention.

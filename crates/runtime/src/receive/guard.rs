@@ -117,8 +117,7 @@ impl Guard {
 
 async fn server_end(settings: &ConnectionSettings) -> Result<Lsn, SessionError> {
     let (mut link, facts) = connect(settings, TIMING).await?;
-    link.connection.terminate();
-    link.transmit()?;
+    link.close();
     Ok(facts.system.xlogpos)
 }
 
@@ -134,8 +133,8 @@ pub(super) async fn drop_slot(
         Err(AskError::Server(message)) if message.sqlstate == SqlState::UNDEFINED_OBJECT => {}
         Err(error) => return Err(error.into()),
     }
-    link.connection.terminate();
-    link.transmit()
+    link.close();
+    Ok(())
 }
 
 #[cfg(test)]

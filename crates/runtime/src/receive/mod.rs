@@ -1,6 +1,7 @@
 //! A receiver: sessions, one after another, until somebody stops it or it must stop itself.
 
 mod guard;
+mod likeness;
 mod slot;
 mod stream;
 
@@ -21,6 +22,7 @@ use replication::{StartFrom, Timing, start_from};
 use tokio::sync::{Notify, watch};
 
 use self::guard::{Guard, Look};
+use crate::check::{Finding, Intent, Level, Settings, judge};
 use crate::gap::oldest_kept;
 use crate::session::{connect, history, read_slot};
 use crate::{AskError, Ended, Facts, Link, SessionError, Verdict};
@@ -47,6 +49,8 @@ pub struct Receive {
     /// The most that the slot may keep for a receiver that doesn't get any further, bytes: then it
     /// is let go. It needs `create_slot`.
     pub max_slot_retention: Option<u64>,
+    /// Where a new archive begins, if somebody else has the server keep WAL from here on.
+    pub start_position: Option<Lsn>,
     /// End when everything before this is durable.
     pub end_position: Option<Lsn>,
     /// Whether to connect again after a failure.
@@ -85,6 +89,8 @@ pub enum Report<'a> {
         /// What a new archive begins with; `None` where something was archived before.
         begins: Option<StartFrom>,
     },
+    /// The server is set up in a way that isn't good.
+    Finding(&'a Finding),
     /// Something was found and mended in the archive.
     Note(&'a str),
     /// Something happened to the archive.
@@ -166,6 +172,7 @@ pub async fn receive(
         streamed: false,
         progressed: false,
         slot_made: false,
+        is_checked: false,
         guard: Guard::new(what.max_slot_retention),
     };
     let mut pause = FIRST_PAUSE;
@@ -240,6 +247,8 @@ struct Receiver<'a> {
     progressed: bool,
     /// Whether the slot is this receiver's own making.
     slot_made: bool,
+    /// Whether the server's set-up was looked at.
+    is_checked: bool,
     guard: Guard,
 }
 
@@ -270,6 +279,7 @@ impl Receiver<'_> {
             result = self.plan(&mut link, &archive, &facts, observer) => result?,
             _ = shutdown.changed() => return Ok(Ended::Stopped(Lsn::INVALID)),
         };
+        self.check(&mut link, &facts, begins.is_some(), observer).await?;
         for note in &resume.notes {
             observer.report(&Report::Note(note));
         }
@@ -295,7 +305,8 @@ impl Receiver<'_> {
                 Look::TakeBack => SessionError::SlotAgain,
             }),
         };
-        // The server doesn't drop a slot that is streamed from.
+        // The server doesn't drop a slot that is streamed from, and what is asked of it below may
+        // need the connection's place.
         drop(link);
         if let Err(SessionError::SlotLetGo { retained }) = result {
             self.let_go(retained, observer).await;
@@ -305,6 +316,10 @@ impl Receiver<'_> {
         self.streamed |= self.progressed;
         if !stopped && !self.rest(&mut writer, disk, woken, shutdown, observer, &standing).await {
             return Ok(Ended::Stopped(Lsn::INVALID));
+        }
+        tokio::select! {
+            result = self.second_look(&archive, timeline, proved, &writer) => result?,
+            _ = shutdown.wait_for(|stop| *stop) => return Ok(Ended::Stopped(Lsn::INVALID)),
         }
         self.clear_up(&archive, timeline, &writer, observer)?;
         if let Err(SessionError::Refused { message, .. }) = &result
@@ -348,6 +363,35 @@ impl Receiver<'_> {
                 }
             }
         }
+    }
+
+    /// Looks once at how the server is set up. What can't work stops a receiver that begins; one
+    /// that has been at work is worth more to the server than its end.
+    async fn check(
+        &mut self,
+        link: &mut Link,
+        facts: &Facts,
+        begins: bool,
+        observer: &mut dyn Observer,
+    ) -> Result<(), SessionError> {
+        // Whoever says where it begins has the server keep what is needed for as long as it takes.
+        if std::mem::replace(&mut self.is_checked, true) || self.what.start_position.is_some() {
+            return Ok(());
+        }
+        let intent = Intent {
+            application_name: self.what.settings.application_name.as_deref().unwrap_or_default(),
+            has_slot: self.what.slot.is_some(),
+            has_bound: self.what.max_slot_retention.is_some(),
+        };
+        let settings = Settings::ask(link, facts.version).await?;
+        let findings = judge(facts.version, &settings, &intent);
+        for finding in findings.iter().filter(|finding| finding.level > Level::Fine) {
+            if finding.level == Level::Error && begins {
+                return Err(SessionError::Unfit(finding.clone()));
+            }
+            observer.report(&Report::Finding(finding));
+        }
+        Ok(())
     }
 
     /// The archive of this server; the same in every session.
@@ -409,6 +453,7 @@ impl Receiver<'_> {
         if let Some(resume) = archive.resume(&branch, self.ended, self.rebuild)? {
             self.rebuild = false;
             self.take_back(link, facts, &resume, observer).await?;
+            let resume = self.within_history(archive, facts, &branch, resume, observer).await?;
             self.look_at_slot(link, facts, resume.proved(), observer).await?;
             return Ok((branch, resume, None));
         }
@@ -434,7 +479,10 @@ impl Receiver<'_> {
                 }
             }
         };
-        let begins = start_from(slot.as_ref(), &facts.system, &branch);
+        let begins = match self.what.start_position {
+            Some(kept) => StartFrom::Slot(kept),
+            None => start_from(slot.as_ref(), &facts.system, &branch),
+        };
         let resume = archive.begin(&branch, begins.lsn());
         Ok((branch, resume, Some(begins)))
     }

@@ -8,7 +8,7 @@ use pg_wire::row::SlotState;
 use super::guard::{Look, drop_slot};
 use super::{Observer, Receiver, Report};
 use crate::session::{create_slot, read_slot};
-use crate::{Facts, Link, SessionError};
+use crate::{AskError, Facts, Link, SessionError};
 
 impl<'a> Receiver<'a> {
     /// The slot that is streamed with.
@@ -114,11 +114,20 @@ impl<'a> Receiver<'a> {
         observer: &mut dyn Observer,
     ) -> Result<(), SessionError> {
         let size = facts.geometry.segment_size;
-        let Some(slot) = self.slot().filter(|_| facts.version.major() >= 15) else {
-            return Ok(());
-        };
+        let Some(slot) = self.slot() else { return Ok(()) };
         let name = slot.as_str();
-        match read_slot(link, &self.here, facts.version, slot).await? {
+        let state = match read_slot(link, &self.here, facts.version, slot).await {
+            // Below 15 it takes a plain connection, which may be refused; then nobody looks.
+            Err(AskError::Session(error))
+                if facts.version.major() < 15 && error.is_access_refused() =>
+            {
+                return Ok(());
+            }
+            state => state?,
+        };
+        match state {
+            // Streaming from it makes it keep WAL again, and what is missing is found there.
+            Some(SlotState { restart_lsn: None, .. }) if facts.version.major() < 15 => Ok(()),
             None => Err(SessionError::NoSlot { slot: name.to_owned() }),
             Some(SlotState { restart_lsn: None, .. }) => {
                 let note = format!(

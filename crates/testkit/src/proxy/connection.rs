@@ -9,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::frames::{ClientFrame, ClientFrames, ServerFrames, WalSpan};
+use super::words::Words;
 use super::{
     Action, At, ClientMessage, ClientMessageKind, Fired, Log, POLL_INTERVAL, Shared, StatusUpdate,
     WalPassed,
@@ -130,6 +131,7 @@ impl Connection {
 
     fn server_to_client(&self, shared: &Shared) {
         let mut frames = ServerFrames::default();
+        let mut words = shared.without_words.load(Ordering::Acquire).then(Words::default);
         let mut buffer = vec![0; CHUNK_BYTES];
         let mut passed: u64 = 0;
         // Bytes left to be passed on one at a time, and the pause after each.
@@ -138,6 +140,9 @@ impl Connection {
             let chunk = &mut buffer[..len];
             frames.single_bytes += self.encryption_requests.swap(0, Ordering::AcqRel);
             let spans = frames.walk(chunk);
+            if let Some(words) = &mut words {
+                words.rewrite(chunk);
+            }
             let planned = self.plan(chunk, passed..passed + len as u64, &spans, shared);
             let mut from = 0;
             for fault in planned {

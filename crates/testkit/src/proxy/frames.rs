@@ -12,7 +12,7 @@
 //! Source: PostgreSQL's documentation, "Message Formats" and "Streaming Replication Protocol".
 
 /// A tag and a length.
-const HEADER_BYTES: usize = 5;
+pub(super) const HEADER_BYTES: usize = 5;
 
 /// What stands before WAL data in a CopyData body.
 const WAL_HEADER_BYTES: usize = 25;
@@ -187,7 +187,7 @@ impl ClientFrames {
     }
 }
 
-fn be_u32(bytes: &[u8]) -> u32 {
+pub(super) fn be_u32(bytes: &[u8]) -> u32 {
     bytes[..4].iter().fold(0, |word, &byte| word << 8 | u32::from(byte))
 }
 

@@ -18,6 +18,7 @@
 
 mod connection;
 mod frames;
+mod words;
 
 use std::io::ErrorKind;
 use std::net::{TcpListener, TcpStream};
@@ -158,6 +159,8 @@ struct Log {
 struct Shared {
     log: Mutex<Log>,
     ending: AtomicBool,
+    /// Connections that begin from now on get errors without words.
+    without_words: AtomicBool,
 }
 
 impl Shared {
@@ -200,6 +203,12 @@ impl Proxy {
     /// Arms a fault, for connections that are there and ones to come.
     pub fn add(&self, fault: Fault) {
         self.shared.lock().faults.push(fault);
+    }
+
+    /// Takes the words out of the errors and notices of every connection that begins from now on;
+    /// SQLSTATEs stay. Only for clients that ask for no encryption.
+    pub fn drop_words(&self) {
+        self.shared.without_words.store(true, Ordering::Release);
     }
 
     /// Disarms every fault.

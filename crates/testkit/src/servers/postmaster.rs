@@ -103,6 +103,11 @@ impl Postmaster {
         matches!(self.child.try_wait(), Ok(Some(_)))
     }
 
+    /// Waits for its end by itself; false if it takes longer than `limit`.
+    pub(super) fn await_end(&mut self, limit: Duration) -> bool {
+        matches!(wait_timeout(&mut self.child, limit), Ok(Some(_)))
+    }
+
     /// Sends a signal and waits for the end; false if it takes longer than `limit`.
     pub(super) fn end(&mut self, with: Signal, limit: Duration) -> bool {
         if !self.has_ended() {

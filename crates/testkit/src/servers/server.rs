@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::postmaster::{Postmaster, STOP_LIMIT, StartError};
-use super::{Install, segments_in, settings, template};
+use super::{Install, place, segments_in, settings, template};
 use crate::Error;
 use crate::process::{Signal, run, run_with_input, tail};
 use crate::scratch::Scratch;
@@ -144,36 +144,102 @@ impl Server {
         Ok(server)
     }
 
+    /// Lets a stopped server start as a standby of nobody, so that it can be
+    /// [promoted](Self::promote) once more.
+    pub fn make_standby(&self) -> Result<(), Error> {
+        let (name, content) = match self.install().major {
+            12.. => ("standby.signal", ""),
+            _ => ("recovery.conf", "standby_mode = on\nrecovery_target_timeline = 'latest'\n"),
+        };
+        let path = self.data.join(name);
+        fs::write(&path, content).map_err(Error::io("write", &path))?;
+        super::place::give_to_server_user(&path)
+    }
+
     /// Makes a standby of this server by pg_basebackup, and starts it; it is read-only until it is
     /// [promoted](Self::promote). `conf`: lines for its postgresql.conf, after this server's own.
     pub fn standby(&self, conf: &[&str]) -> Result<Self, Error> {
-        let scratch = Scratch::new(&format!("pg{}-standby", self.install().major))?;
+        let mut server = self.copy(&["-X", "fetch", "-R"])?;
+        server.start_on_free_port(&with_conf(conf))?;
+        Ok(server)
+    }
+
+    /// A base backup of this server without WAL, to be [started](Self::restart): its WAL has to
+    /// come from an archive. `signal` is its `recovery.signal` or `standby.signal`; `conf` as for
+    /// [`standby`](Self::standby).
+    pub fn base_backup(&self, signal: &str, conf: &[&str]) -> Result<Self, Error> {
+        let mut server = self.copy(&["-X", "none"])?;
+        server.add_file(signal, "")?;
+        let port = free_port()?;
+        let original = server.original_conf()?;
+        server.configure(&original, &with_conf(conf), port)?;
+        Ok(server)
+    }
+
+    /// A server of a data directory that `fill` makes, which is empty and belongs to the server's
+    /// user; to be [started](Self::restart). `conf` as for [`standby`](Self::standby).
+    pub fn of_data_dir(
+        install: &Install,
+        conf: &[&str],
+        fill: impl FnOnce(&Path) -> Result<(), Error>,
+    ) -> Result<Self, Error> {
+        let scratch = Scratch::new(&format!("pg{}-made", install.major))?;
+        let (data, socket_dir) = (scratch.server_dir("data")?, scratch.server_dir("sock")?);
+        fill(&data)?;
+        let log = scratch.path().join("log");
+        let connection = PgConnection { install: install.clone(), socket_dir, port: 0 };
+        let mut server = Self { postmaster: None, connection, data, log, scratch };
+        let (original, port) = (server.original_conf()?, free_port()?);
+        server.configure(&original, &with_conf(conf), port)?;
+        Ok(server)
+    }
+
+    fn copy(&self, args: &[&str]) -> Result<Self, Error> {
+        let scratch = Scratch::new(&format!("pg{}-copy", self.install().major))?;
         let (data, socket_dir) = (scratch.server_dir("data")?, scratch.server_dir("sock")?);
         let mut backup = self.install().command("pg_basebackup");
-        backup.args(["-d", &self.socket_conninfo(), "-X", "fetch", "-c", "fast", "-R", "-D"]);
-        run(backup.arg(&data), SQL_LIMIT, "pg_basebackup")?;
+        backup.args(["-d", &self.socket_conninfo(), "-c", "fast"]).args(args);
+        run(backup.arg("-D").arg(&data), SQL_LIMIT, "pg_basebackup")?;
+        let recovery = data.join("recovery.conf");
+        if let Ok(mut file) = fs::OpenOptions::new().append(true).open(&recovery) {
+            // Below 12 a standby stays on its timeline otherwise.
+            file.write_all(b"recovery_target_timeline = 'latest'\n")
+                .map_err(Error::io("write", &recovery))?;
+        }
         let log = scratch.path().join("log");
         let connection = PgConnection { install: self.install().clone(), socket_dir, port: 0 };
-        let mut server = Self { postmaster: None, connection, data, log, scratch };
-        let conf = conf.iter().map(ToString::to_string).collect();
-        server.start_on_free_port(&ServerOptions { conf, ..ServerOptions::default() })?;
-        Ok(server)
+        Ok(Self { postmaster: None, connection, data, log, scratch })
+    }
+
+    /// Writes a file into its data directory, as its own.
+    pub fn add_file(&self, name: &str, content: &str) -> Result<(), Error> {
+        let path = self.data.join(name);
+        fs::write(&path, content).map_err(Error::io("write", &path))?;
+        place::give_to_server_user(&path)
+    }
+
+    /// Adds a line to its postgresql.conf, which wins over those before it.
+    pub fn add_conf(&self, line: &str) -> Result<(), Error> {
+        let conf = self.data.join("postgresql.conf");
+        let text = fs::read_to_string(&conf).map_err(Error::io("read", &conf))?;
+        fs::write(&conf, format!("{text}\n{line}\n")).map_err(Error::io("write", &conf))
     }
 
     /// Makes a standby a primary, on a new timeline; returns when it can be written to.
     pub fn promote(&self) -> Result<(), Error> {
-        self.sql("SELECT pg_promote(true, 60)")?;
+        if self.install().major >= 12 {
+            self.sql("SELECT pg_promote(true, 60)")?;
+        } else {
+            let mut promote = self.install().command("pg_ctl");
+            run(promote.arg("promote").arg("-D").arg(&self.data), SQL_LIMIT, "pg_ctl promote")?;
+        }
         self.wait_until("the end of recovery", SQL_LIMIT, "NOT pg_is_in_recovery()")
     }
 
     fn start_on_free_port(&mut self, options: &ServerOptions) -> Result<(), Error> {
-        let conf = self.data.join("postgresql.conf");
-        let original = fs::read_to_string(&conf).map_err(Error::io("read", &conf))?;
+        let original = self.original_conf()?;
         for _ in 0..PORT_TRIES {
-            let port = free_port()?;
-            let ours = settings::postgresql_conf(options, port, &self.connection.socket_dir);
-            fs::write(&conf, format!("{original}{ours}")).map_err(Error::io("write", &conf))?;
-            self.connection.port = port;
+            self.configure(&original, options, free_port()?)?;
             match Postmaster::start(&self.connection.install, &self.data, &self.log) {
                 Ok(postmaster) => {
                     self.postmaster = Some(postmaster);
@@ -184,6 +250,25 @@ impl Server {
             }
         }
         Err(Error::Other(format!("no free port in {PORTS:?} after {PORT_TRIES} tries")))
+    }
+
+    fn original_conf(&self) -> Result<String, Error> {
+        let conf = self.data.join("postgresql.conf");
+        fs::read_to_string(&conf).map_err(Error::io("read", &conf))
+    }
+
+    fn configure(
+        &mut self,
+        original: &str,
+        options: &ServerOptions,
+        port: u16,
+    ) -> Result<(), Error> {
+        let major = self.install().major;
+        let ours = settings::postgresql_conf(major, options, port, &self.connection.socket_dir);
+        let conf = self.data.join("postgresql.conf");
+        fs::write(&conf, format!("{original}{ours}")).map_err(Error::io("write", &conf))?;
+        self.connection.port = port;
+        Ok(())
     }
 
     /// Its TCP port, also in its socket's name.
@@ -322,6 +407,12 @@ impl Server {
         self.restart()
     }
 
+    /// Waits until it has ended by itself; what it said is in its log.
+    pub fn await_end(&mut self) -> Result<(), Error> {
+        let ended = self.postmaster.take().is_none_or(|mut ended| ended.await_end(STOP_LIMIT));
+        if ended { Ok(()) } else { Err(self.timeout("the server to end by itself", STOP_LIMIT)) }
+    }
+
     /// Rereads the configuration; returns when new sessions have it.
     pub fn reload(&self) -> Result<(), Error> {
         let before = self.sql("SELECT pg_conf_load_time(); SELECT pg_reload_conf()")?;
@@ -407,6 +498,11 @@ impl Drop for Server {
             );
         }
     }
+}
+
+fn with_conf(conf: &[&str]) -> ServerOptions {
+    let conf = conf.iter().map(ToString::to_string).collect();
+    ServerOptions { conf, ..ServerOptions::default() }
 }
 
 /// A port that nobody listens on right now. Processes start their search at different places.

@@ -9,7 +9,6 @@ use super::ServerOptions;
 /// Dynamic shared memory lies in the data directory, so that a killed server leaves none behind.
 const DEFAULTS: &str = "
 wal_level = replica
-wal_keep_size = 1GB
 max_wal_senders = 10
 max_replication_slots = 10
 max_connections = 60
@@ -18,13 +17,20 @@ dynamic_shared_memory_type = mmap
 logging_collector = off
 log_line_prefix = '%m [%p] %a '
 log_replication_commands = on
-jit = off
 fsync = on
 ";
 
 /// The lines appended to postgresql.conf.
-pub(super) fn postgresql_conf(options: &ServerOptions, port: u16, socket_dir: &Path) -> String {
+pub(super) fn postgresql_conf(
+    major: u32,
+    options: &ServerOptions,
+    port: u16,
+    socket_dir: &Path,
+) -> String {
     let mut conf = DEFAULTS.to_owned();
+    // A gigabyte, with segments of 16 MB.
+    conf.push_str(if major >= 13 { "wal_keep_size = 1GB\n" } else { "wal_keep_segments = 64\n" });
+    conf.push_str(if major >= 11 { "jit = off\n" } else { "" });
     let listen = if options.tcp { "127.0.0.1" } else { "" };
     let _ = writeln!(conf, "listen_addresses = '{listen}'\nport = {port}");
     let _ = writeln!(conf, "unix_socket_directories = '{}'", socket_dir.display());

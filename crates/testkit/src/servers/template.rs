@@ -70,7 +70,12 @@ fn initdb(install: &Install, data: &Path, segment_size_mb: u32) -> Result<(), Er
     let mut command = install.command("initdb");
     command.args(["--data-checksums", "--auth=trust", "--username=postgres", "--no-sync"]);
     command.args(["--encoding=UTF8", "--locale=C"]);
-    command.arg(format!("--wal-segsize={segment_size_mb}")).arg("--pgdata").arg(data);
+    if install.major >= 11 {
+        command.arg(format!("--wal-segsize={segment_size_mb}"));
+    } else if segment_size_mb != 16 {
+        return Err(Error::Other("PostgreSQL 10 has segments of 16 MB, as it was built".into()));
+    }
+    command.arg("--pgdata").arg(data);
     run(&mut command, INITDB_LIMIT, &format!("initdb of PostgreSQL {}", install.version))?;
     Ok(())
 }

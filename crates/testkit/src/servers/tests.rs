@@ -15,7 +15,7 @@ fn each_version(check: impl Fn(&Install)) {
 
 #[test]
 fn every_version_starts_answers_survives_a_kill_and_goes() {
-    each_version(|install| {
+    let check = |install: &Install| {
         let mut server = Server::start(install, &ServerOptions::default()).expect("starts");
         assert!(
             server.sql("SHOW server_version").expect("sql").starts_with(&install.major.to_string())
@@ -33,7 +33,9 @@ fn every_version_starts_answers_survives_a_kill_and_goes() {
         let pid = server.pid().expect("runs");
         drop(server);
         assert!(is_gone(pid) && !scratch.exists());
-    });
+    };
+    each_version(check);
+    on_each_old_major(check);
 }
 
 #[test]

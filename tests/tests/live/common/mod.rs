@@ -9,18 +9,20 @@ mod decoded;
 pub(crate) mod disks;
 mod random;
 mod receiver;
+mod waldump;
 
 use std::fmt::Display;
 use std::time::Duration;
 
 use pg_types::Lsn;
 use testkit::scratch::Scratch;
-use testkit::servers::{Install, Server, ServerOptions, install};
+use testkit::servers::{Install, OLD_MAJORS, Server, ServerOptions, install, install_old};
 
 pub(crate) use archived::{Segments, compare_with_primary};
 pub(crate) use decoded::Decoded;
 pub(crate) use random::Random;
-pub(crate) use receiver::{Receiver, ReceiverOptions, SLOT};
+pub(crate) use receiver::{NAME, Receiver, ReceiverOptions, SLOT};
+pub(crate) use waldump::{line_blocks, line_head, waldump, waldump_in};
 
 /// How long anything may take that takes a moment on an idle machine.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
@@ -67,9 +69,25 @@ macro_rules! on_each_major {
 }
 pub(crate) use on_each_major;
 
-/// The programs of this version.
+/// The programs of this version. Whoever wants one of 10 to 13 has asked before whether it
+/// [can be had](can_be_had).
 pub(crate) fn pg(major: u32) -> Install {
+    if OLD_MAJORS.contains(&major) {
+        let old = install_old(major).must();
+        return old.unwrap_or_else(|| panic!("PostgreSQL {major} can't be had"));
+    }
     install(major).must()
+}
+
+/// Whether there is a server of this version. One of 10 to 13 takes npm; that it is missing is said
+/// aloud, and fails under CI.
+pub(crate) fn can_be_had(major: u32) -> bool {
+    !OLD_MAJORS.contains(&major) || install_old(major).must().is_some()
+}
+
+/// The size of a test's small segments, megabytes: 10 has what it was built with.
+pub(crate) fn small_segment_mb(major: u32) -> u32 {
+    if major == 10 { 16 } else { 1 }
 }
 
 /// A server that keeps all the WAL that a test makes, with these lines in its configuration.
@@ -77,9 +95,17 @@ pub(crate) fn pg(major: u32) -> Install {
 /// It doesn't fsync, unless the lines say so: a SIGKILL keeps the page cache, and its recovery
 /// would sync the whole cluster each time. The receiver does.
 pub(crate) fn server(major: u32, segment_size_mb: u32, conf: &[&str]) -> Server {
-    let keep = ["wal_keep_size = 8GB", "max_wal_size = 4GB", "fsync = off"];
+    let keep = if major >= 13 { "wal_keep_size = 8GB" } else { "wal_keep_segments = 500" };
+    let keep = [keep, "max_wal_size = 4GB", "fsync = off"];
     let conf = keep.iter().chain(conf).map(ToString::to_string).collect();
     Server::start(&pg(major), &ServerOptions { segment_size_mb, conf, ..Default::default() }).must()
+}
+
+/// Lines for a server that keeps no more WAL than it needs.
+pub(crate) fn forgetful(major: u32) -> [String; 3] {
+    let keep = if major >= 13 { "wal_keep_size = 0" } else { "wal_keep_segments = 0" };
+    let two = 2 * small_segment_mb(major);
+    [keep.to_owned(), format!("max_wal_size = {two}MB"), format!("min_wal_size = {two}MB")]
 }
 
 /// A directory for an archive, and whatever else a test keeps.

@@ -1,5 +1,6 @@
 //! The command line, as PostgreSQL's own client programs name their flags.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,6 +8,8 @@ use std::time::Duration;
 use clap::{ArgAction, Args, Parser, Subcommand};
 use pg_types::Lsn;
 use pg_wire::command::SlotName;
+
+use crate::Exit;
 
 /// Receives, proves and keeps PostgreSQL's write-ahead log.
 #[derive(Debug, Parser)]
@@ -29,20 +32,61 @@ pub struct Cli {
     version: Option<bool>,
 }
 
+impl Cli {
+    /// What this process was asked for. What can't be understood is said, and ends it; so does
+    /// `--help`.
+    #[must_use]
+    pub fn of_process() -> Self {
+        Self::try_parse().unwrap_or_else(|error| {
+            // A server takes every code below 126 for "there is no such file".
+            let restoring = std::env::args_os().nth(1).is_some_and(|arg| arg == "restore-wal");
+            if restoring && error.exit_code() != 0 {
+                _ = error.print();
+                std::process::exit(Exit::Unsure as i32);
+            }
+            error.exit()
+        })
+    }
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Stream one cluster's WAL into an archive, in the foreground.
     Receive(Box<ReceiveArgs>),
+    /// Take a base backup of a primary or a standby into an archive.
+    Backup(Box<BackupArgs>),
+    /// Make a data directory from an archive: a standby, or recovery to its end or a point in time.
+    Restore(Box<RestoreArgs>),
+    /// Say which backups there are, and what can be recovered.
+    List(ListArgs),
     /// Put a file of WAL into an archive: archive_command = 'seawall archive-wal %p -A DIR'.
     ArchiveWal(ArchiveWalArgs),
+    /// Get a file of WAL from an archive: restore_command = 'seawall restore-wal %f %p -A DIR'.
+    RestoreWal(RestoreWalArgs),
+    /// Make an archive of a directory that pg_receivewal has filled.
+    Adopt(AdoptArgs),
     /// Say whether a receiver runs, where it stands, what is archived, and what is wrong.
     Status(StatusArgs),
     /// Find where recovery would stop: a time or a restore point to the LSN.
     Find(FindArgs),
     /// Say what is missing from an archive, and why.
     Gaps(GapsArgs),
+    /// Check the server's set-up and the archive, before it matters; quiet where all is well.
+    Check(Box<CheckArgs>),
+    /// Print records of WAL of any version, as pg_waldump does, and more: seawall waldump --help.
+    #[command(disable_help_flag = true)]
+    Waldump(WaldumpArgs),
     /// Create, read or drop a replication slot.
     Slot(Box<SlotArgs>),
+}
+
+/// `seawall waldump`: its options are pg_waldump's, abbreviations and all, and are parsed as those
+/// are, by `waldump`.
+#[derive(Debug, Args)]
+pub(crate) struct WaldumpArgs {
+    /// As of pg_waldump.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) args: Vec<OsString>,
 }
 
 /// How to reach the server. A connection string may have a password in it.
@@ -134,6 +178,13 @@ pub(crate) struct ReceiveArgs {
     pub(crate) talk: TalkArgs,
 }
 
+/// `seawall backup`, `seawall restore` and `seawall list`.
+pub(crate) use backups::{
+    BackupArgs, Checkpoint, ListArgs, RestoreArgs, TargetAction, TargetArgs, TargetTimeline,
+};
+
+mod backups;
+
 /// `seawall archive-wal`
 #[derive(Debug, Args)]
 pub(crate) struct ArchiveWalArgs {
@@ -143,6 +194,42 @@ pub(crate) struct ArchiveWalArgs {
     /// The archive's directory; it is made if it doesn't exist.
     #[arg(short = 'A', long, value_name = "DIR", env = "SEAWALL_ARCHIVE")]
     pub(crate) archive: PathBuf,
+}
+
+/// `seawall adopt`
+#[derive(Debug, Args)]
+pub(crate) struct AdoptArgs {
+    /// The directory; stop pg_receivewal there first.
+    #[arg(value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+}
+
+/// `seawall restore-wal`
+#[derive(Debug, Args)]
+pub(crate) struct RestoreWalArgs {
+    /// The file's name, as the server gives it for %f.
+    #[arg(value_name = "NAME")]
+    pub(crate) name: OsString,
+    /// Where it goes, as the server gives it for %p.
+    #[arg(value_name = "PATH")]
+    pub(crate) path: PathBuf,
+    /// The archive's directory; several are asked one after the other.
+    #[arg(short = 'A', long, required = true, value_name = "DIR", env = "SEAWALL_ARCHIVE")]
+    pub(crate) archive: Vec<PathBuf>,
+    /// Deliver the last segment too, which isn't whole, up to the last record that is proved.
+    #[arg(long)]
+    pub(crate) partial: bool,
+    /// With --partial: deliver that of a timeline which a newer one has left, too, for recovery to
+    /// the end of a lost branch.
+    #[arg(long, requires = "partial")]
+    pub(crate) lost_branch: bool,
+    /// For a standby, which waits for what isn't there: never end it because something can't be
+    /// had at the moment.
+    #[arg(long)]
+    pub(crate) standby: bool,
+    /// How long to try again what may be mended: seconds, or as 500ms, 1min.
+    #[arg(long, value_name = "TIME", default_value = "60", value_parser = interval)]
+    pub(crate) retry_for: Duration,
 }
 
 /// `seawall status`
@@ -191,6 +278,37 @@ pub(crate) struct GapsArgs {
     /// Print each gap as a line of JSON.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// `seawall check`
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    /// The archive's directory; without it, only the server is looked at.
+    #[arg(short = 'A', long, value_name = "DIR", env = "SEAWALL_ARCHIVE")]
+    pub(crate) archive: Option<PathBuf>,
+    /// The receiver's replication slot.
+    #[arg(short = 'S', long, value_name = "SLOT", value_parser = slot_name)]
+    pub(crate) slot: Option<SlotName>,
+    /// The receiver's name on the server.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) application_name: Option<String>,
+    /// Don't connect: look at the archive alone.
+    #[arg(long, requires = "archive")]
+    pub(crate) no_server: bool,
+    /// Warn when the receiver is behind by more than this.
+    #[arg(long, value_name = "SIZE", default_value = "1GB", value_parser = bytes)]
+    pub(crate) max_lag: u64,
+    /// Show what is well, too.
+    #[arg(short = 'v', long)]
+    pub(crate) verbose: bool,
+    /// Print one JSON object.
+    #[arg(long, conflicts_with = "nagios")]
+    pub(crate) json: bool,
+    /// Print and end as a Nagios plugin: 0 fine, 1 warning, 2 critical.
+    #[arg(long)]
+    pub(crate) nagios: bool,
+    #[command(flatten)]
+    pub(crate) connection: ConnectionArgs,
 }
 
 /// How much is said.

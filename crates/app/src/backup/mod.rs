@@ -1,0 +1,365 @@
+//! `seawall backup`
+
+mod wal;
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use archive::{Archive, ArchiveError, Catalogue};
+use backup::{BackupError, Backups, Description, Held, Point, TablespaceArchive, Taken};
+use disk::{Files, RealFiles};
+use jiff::Timestamp;
+use pg_wire::base_backup::{BackupArchive, BackupPoint, BaseBackup, MAX_LINK_LEN, has_manifest};
+use pg_wire::command::{self, SlotName};
+use pg_wire::row::show_value;
+use pg_wire::settings::ConnectionSettings;
+use replication::Timing;
+use runtime::{BackupFailure, BackupReceived, Facts, Link, Shutdown, base_backup, keep_wal};
+use tokio::sync::watch;
+
+use crate::cli::{BackupArgs, Checkpoint};
+use crate::log::{self, Log};
+use crate::observer::size;
+use crate::receive::stop_on_signal;
+use crate::{Failure, connect, terminal};
+
+/// The name that the server knows it by.
+const APPLICATION_NAME: &str = "seawall backup";
+/// The first major version whose tablespace_map has the tablespaces within the data directory.
+const MAP_HAS_ALL_SINCE_MAJOR: u32 = 16;
+/// Nothing is streamed on this connection.
+const TIMING: Timing =
+    Timing { status_interval: Duration::ZERO, wal_sender_timeout: Duration::ZERO };
+
+pub(crate) fn run(args: &BackupArgs) -> Result<(), Failure> {
+    let log = log::start(args.talk, args.json, Some(&args.archive));
+    let settings = connect::settings(&args.connection, None, APPLICATION_NAME)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::failed(format!("can't start: {error}")))?;
+    let result = runtime.block_on(async {
+        let (stop, shutdown) = watch::channel(false);
+        let signals = tokio::spawn(stop_on_signal(stop));
+        let taken = take(args, &settings, shutdown, &log).await;
+        signals.abort();
+        taken
+    });
+    runtime.shutdown_background();
+    let backup = result?;
+    let line = if args.json {
+        crate::list::backup_as_json(&backup).to_string()
+    } else {
+        backup.id.clone()
+    };
+    let written = writeln!(io::stdout(), "{line}");
+    written.map_err(|error| Failure::failed(format!("can't write the answer: {error}")))?;
+    if backup.damage.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::failed(format!(
+        "the backup {} is kept, and marked: the server found its own files damaged: {}",
+        backup.id,
+        backup.damage.join("; ")
+    )))
+}
+
+async fn take(
+    args: &BackupArgs,
+    settings: &ConnectionSettings,
+    shutdown: Shutdown,
+    log: &Log,
+) -> Result<Description, Failure> {
+    let mut stop = shutdown.clone();
+    let (mut link, facts) = tokio::select! {
+        connected = runtime::connect(settings, TIMING) => connected?,
+        _ = stop.changed() => return Err(stopped()),
+    };
+    let about = |failure: Failure| failure.of(&format!("the archive {}", args.archive.display()));
+    let files: Arc<dyn Files> = Arc::new(RealFiles::new(args.archive.clone()));
+    let catalogue = open(&files, &facts).map_err(about)?;
+    let holder = format!("seawall backup, process {}", std::process::id());
+    let held = Backups::open(&args.archive)?.hold(&*files, &holder)?;
+    for left in held.clear()? {
+        tracing::info!("removed {left}, which a backup left that failed or was killed");
+    }
+    if !keep_wal(&mut link, facts.version, &slot_name()).await? {
+        tracing::warn!(
+            "the server has no replication slot to spare: it may remove WAL that the backup needs, \
+             unless something else archives it"
+        );
+    }
+    let started = Timestamp::now();
+    let (id, directory) = held.begin(&started.strftime("%Y%m%dT%H%M%SZ").to_string())?;
+    let job = Job { args, settings, facts: &facts, held: &held, id, log };
+    let result = job.run(&mut link, directory, &catalogue, started, shutdown).await;
+    if result.is_err()
+        && let Err(error) = held.abandon(&job.id)
+    {
+        tracing::warn!("{error}; the next backup removes {}", job.id);
+    }
+    result
+}
+
+/// The archive of this server, made if need be.
+fn open(files: &Arc<dyn Files>, facts: &Facts) -> Result<Catalogue, Failure> {
+    let identity = facts.identity();
+    match Catalogue::open(Arc::clone(files)) {
+        Err(ArchiveError::NoArchive) => {
+            let claim = Archive::claim(Arc::clone(files), "seawall backup")?;
+            let mut random = [0; 16];
+            _ = getrandom::fill(&mut random);
+            drop(claim.open(&identity, &random)?);
+            Ok(Catalogue::open(Arc::clone(files))?)
+        }
+        catalogue => {
+            let catalogue = catalogue?;
+            catalogue.identity().admits(&identity)?;
+            Ok(catalogue)
+        }
+    }
+}
+
+/// A slot's name that no other backup has.
+fn slot_name() -> SlotName {
+    let random = getrandom::u32().unwrap_or_else(|_| std::process::id());
+    let name = format!("seawall_backup_{random:08x}");
+    name.parse().unwrap_or_else(|_| unreachable!("{name} is a slot's name"))
+}
+
+fn stopped() -> Failure {
+    Failure::failed("stopped by a signal: the backup isn't kept")
+}
+
+struct Job<'a> {
+    args: &'a BackupArgs,
+    settings: &'a ConnectionSettings,
+    facts: &'a Facts,
+    held: &'a Held,
+    id: String,
+    log: &'a Log,
+}
+
+/// Passes bytes on to where they are kept.
+struct Keep(backup::Intake);
+
+/// Why bytes aren't kept.
+enum NotTaken {
+    Refused(BackupError),
+    /// The server is about to fail, since a link doesn't fit into a tar file.
+    LongLink,
+}
+
+impl From<BackupError> for NotTaken {
+    fn from(error: BackupError) -> Self {
+        Self::Refused(error)
+    }
+}
+
+impl runtime::Intake for Keep {
+    type Error = NotTaken;
+
+    fn archive(&mut self, place: usize) -> Result<(), Self::Error> {
+        Ok(self.0.begin_archive(place)?)
+    }
+
+    fn manifest(&mut self) -> Result<(), Self::Error> {
+        Ok(self.0.begin_manifest()?)
+    }
+
+    fn data(&mut self, bytes: &[u8]) -> Result<(), Self::Error> {
+        Ok(self.0.data(bytes)?)
+    }
+}
+
+impl Job<'_> {
+    async fn run(
+        &self,
+        link: &mut Link,
+        directory: disk::Tree,
+        catalogue: &Catalogue,
+        started: Timestamp,
+        mut shutdown: Shutdown,
+    ) -> Result<Description, Failure> {
+        let show = async |link: &mut Link, name| -> Result<String, Failure> {
+            let rows = link.ask(&command::show(name)).await?;
+            Ok(show_value(&rows).map_err(runtime::SessionError::from)?)
+        };
+        let data_checksums = show(link, "data_checksums").await? == "on";
+        // Since 11; before, nobody but the owner had access.
+        let mode = match self.facts.version.major() {
+            10 => "0700".to_owned(),
+            _ => show(link, "data_directory_mode").await?,
+        };
+        let received = self.receive(link, directory, &mut shutdown).await?;
+        let ended = Timestamp::now();
+        let BackupReceived { intake, start, stop, archives, warnings, damaged } = received;
+        let (start, stop) = (point(start), point(stop));
+        let taken = intake.0.finish(start, stop, self.facts.system.system_id.0)?;
+        tracing::info!(
+            "{} in {} files, from {} to {}; waiting for the WAL between",
+            size(taken.bytes.iter().sum::<u64>() as f64),
+            taken.files,
+            start.lsn,
+            stop.lsn
+        );
+        let wal = wal::Wanted {
+            archive: &self.args.archive,
+            settings: self.settings,
+            start,
+            stop,
+            from_standby: taken.label.from_standby,
+        };
+        wal.await_archived(catalogue, shutdown, self.log).await?;
+        let locations = archives.iter().zip(&taken.bytes);
+        let tablespaces = locations.filter_map(|(archive, bytes)| {
+            let location = archive.location.clone()?;
+            Some(TablespaceArchive { oid: archive.oid?, location, bytes: *bytes })
+        });
+        let base = archives.iter().zip(&taken.bytes).find(|(archive, _)| archive.oid.is_none());
+        let damage = damaged.iter().map(ToString::to_string);
+        let damage =
+            damage.chain(damaged.iter().flat_map(|_| warnings.iter().map(ToString::to_string)));
+        let Taken { label, files, manifest_of_server, .. } = &taken;
+        let backup = Description {
+            format: Description::FORMAT,
+            id: self.id.clone(),
+            label: self.args.label.as_str().to_owned(),
+            server_version: self.facts.version.num(),
+            system_identifier: self.facts.system.system_id.to_string(),
+            from_standby: label.from_standby,
+            start,
+            checkpoint: label.checkpoint,
+            stop,
+            started: text(started),
+            ended: text(ended),
+            data_checksums,
+            group_access: matches!(mode.as_str(), "0750" | "750"),
+            manifest_of_server: *manifest_of_server,
+            files: *files,
+            base_bytes: base.map_or(0, |(_, bytes)| *bytes),
+            tablespaces: tablespaces.collect(),
+            damage: damage.collect(),
+        };
+        self.held.finish(&backup)?;
+        Ok(backup)
+    }
+
+    /// Receives it: from 16 on with a map of the tablespaces, before that with their links, since
+    /// the map leaves out those within the data directory; unless a link is too long for that.
+    async fn receive(
+        &self,
+        link: &mut Link,
+        directory: disk::Tree,
+        shutdown: &mut Shutdown,
+    ) -> Result<BackupReceived<Keep>, Failure> {
+        let version = self.facts.version;
+        if !has_manifest(version) {
+            tracing::info!("this server sends no manifest: one is made of what is received");
+        }
+        if version.major() < MAP_HAS_ALL_SINCE_MAJOR {
+            match self.receive_with(link, &directory, shutdown, false).await {
+                Ok(received) => return Ok(received),
+                Err(BackupFailure::Intake(NotTaken::LongLink)) => {}
+                Err(failure) => return Err(failed(failure)),
+            }
+            tracing::info!("a tablespace's path is too long for a link: the backup begins again");
+            link.close();
+            *link = runtime::connect(self.settings, TIMING).await?.0;
+            keep_wal(link, version, &slot_name()).await?;
+        }
+        self.receive_with(link, &directory, shutdown, true).await.map_err(failed)
+    }
+
+    async fn receive_with(
+        &self,
+        link: &mut Link,
+        directory: &disk::Tree,
+        shutdown: &mut Shutdown,
+        tablespace_map: bool,
+    ) -> Result<BackupReceived<Keep>, BackupFailure<NotTaken>> {
+        let algorithm = self.args.manifest_checksums;
+        let command = BaseBackup {
+            label: &self.args.label,
+            fast: self.args.checkpoint == Checkpoint::Fast,
+            max_rate_kb: self.args.max_rate,
+            tablespace_map,
+            manifest_checksums: algorithm.name(),
+        };
+        let command = command.command(self.facts.version);
+        let begin = |_: &BackupPoint, archives: &[BackupArchive]| {
+            let long = |path: &String| path.len() > MAX_LINK_LEN;
+            if !tablespace_map && archives.iter().any(|a| a.location.as_ref().is_some_and(long)) {
+                return Err(NotTaken::LongLink);
+            }
+            let oids = archives.iter().map(|archive| archive.oid).collect();
+            let directory = directory.below(Path::new("")).map_err(BackupError::from)?;
+            Ok(Keep(backup::Intake::new(directory, oids, algorithm)?))
+        };
+        if self.args.progress {
+            tracing::info!("waiting for the server's checkpoint");
+        }
+        let mut progress = Progress::new(self.args.progress);
+        let mut show = |done, total| progress.show(done, total);
+        let version = self.facts.version;
+        let received = base_backup(link, (&command, version), begin, shutdown, &mut show).await;
+        progress.end();
+        received
+    }
+}
+
+fn failed(failure: BackupFailure<NotTaken>) -> Failure {
+    match failure {
+        BackupFailure::Session(error) => error.into(),
+        BackupFailure::Intake(NotTaken::Refused(error)) => error.into(),
+        BackupFailure::Intake(NotTaken::LongLink) => {
+            Failure::failed("a tablespace's path is too long for a link in a tar file")
+        }
+        BackupFailure::Stopped => stopped(),
+    }
+}
+
+fn point(point: BackupPoint) -> Point {
+    Point { timeline: point.timeline, lsn: point.lsn }
+}
+
+fn text(at: Timestamp) -> String {
+    at.strftime("%FT%T%.6fZ").to_string()
+}
+
+/// A line that lives, on a terminal; a line now and then elsewhere.
+struct Progress {
+    wanted: bool,
+    live: bool,
+    shown: Option<Instant>,
+}
+
+impl Progress {
+    fn new(wanted: bool) -> Self {
+        Self { wanted, live: terminal::is_watched(), shown: None }
+    }
+
+    fn show(&mut self, done: u64, total: u64) {
+        let often = Duration::from_secs(if self.live { 0 } else { 5 });
+        let recently = self.shown.is_some_and(|shown| shown.elapsed() < often);
+        if !self.wanted || recently {
+            return;
+        }
+        self.shown = Some(Instant::now());
+        // The server's total is an estimate from before.
+        let total = total.max(done).max(1);
+        let percent = done as f64 * 100.0 / total as f64;
+        let (begin, end) = if self.live { ("\r\x1b[K", "") } else { ("", "\n") };
+        let line =
+            format!("{begin}{} of {} ({percent:.0} %){end}", size(done as f64), size(total as f64));
+        _ = io::stderr().write_all(line.as_bytes());
+    }
+
+    fn end(&self) {
+        if self.wanted && self.live && self.shown.is_some() {
+            _ = io::stderr().write_all(b"\n");
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! `seawall list`: the backups, the timelines, and what can be recovered.
+
+use std::fmt::Write as _;
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::Arc;
+
+use archive::{Catalogue, Survey, TimelineOverview};
+use backup::{Backups, Broken, Description, Window};
+use disk::RealFiles;
+use pg_types::{Branch, TimelineId};
+use serde_json::{Value, json};
+
+use crate::cli::ListArgs;
+use crate::find::show_time;
+use crate::observer::size;
+use crate::{Failure, timelines};
+
+pub(crate) fn run(args: &ListArgs) -> Result<(), Failure> {
+    let about = |failure: Failure| failure.of(&format!("the archive {}", args.archive.display()));
+    let listed = Listed::of(&args.archive).map_err(about)?;
+    let text = if args.json { format!("{}\n", listed.as_json()) } else { listed.as_text() };
+    let written = io::stdout().write_all(text.as_bytes());
+    written.map_err(|error| Failure::failed(format!("can't write the answer: {error}")))
+}
+
+struct Listed {
+    backups: Vec<(Description, Vec<Window>)>,
+    broken: Vec<Broken>,
+    timelines: Vec<TimelineOverview>,
+}
+
+/// A timeline's line of history; `None` if it isn't known.
+pub(crate) fn branch_of(
+    catalogue: &Catalogue,
+    timeline: TimelineId,
+) -> Result<Option<Branch>, Failure> {
+    let root = (timeline == TimelineId::FIRST).then(|| Branch::root(timeline));
+    Ok(catalogue.history(timeline)?.or(root))
+}
+
+/// The windows of a backup, one for each timeline that is archived and comes from it.
+fn windows(
+    catalogue: &Catalogue,
+    survey: &Survey,
+    backup: &Description,
+) -> Result<Vec<Window>, Failure> {
+    let mut windows = Vec::new();
+    for (timeline, _) in survey.timelines() {
+        if let Some(branch) = branch_of(catalogue, timeline)? {
+            windows.extend(Window::of(catalogue, survey, backup, &branch)?);
+        }
+    }
+    Ok(windows)
+}
+
+/// What can be recovered on each timeline: of the windows that end at one place the widest, and
+/// none that nothing can be recovered in.
+pub(crate) fn widest_windows(
+    catalogue: &Catalogue,
+    survey: &Survey,
+    archive: &Path,
+) -> Result<Vec<Window>, Failure> {
+    let (backups, _) = Backups::open(archive)?.list()?;
+    let mut widest: Vec<Window> = Vec::new();
+    for backup in &backups {
+        for window in windows(catalogue, survey, backup)?.into_iter().filter(Window::is_open) {
+            let ends =
+                |other: &&mut Window| (other.timeline, other.to) == (window.timeline, window.to);
+            match widest.iter_mut().find(ends) {
+                Some(other) if other.from <= window.from => {}
+                Some(other) => *other = window,
+                None => widest.push(window),
+            }
+        }
+    }
+    widest.sort_by_key(|window| (window.timeline, window.from));
+    Ok(widest)
+}
+
+impl Listed {
+    fn of(archive: &Path) -> Result<Self, Failure> {
+        let catalogue = Catalogue::open(Arc::new(RealFiles::new(archive.to_owned())))?;
+        let survey = catalogue.survey().map_err(archive::ArchiveError::from)?;
+        let (backups, broken) = Backups::open(archive)?.list()?;
+        let with_windows = backups.into_iter().map(|backup| {
+            let windows = windows(&catalogue, &survey, &backup)?;
+            Ok((backup, windows))
+        });
+        let backups = with_windows.collect::<Result<_, Failure>>()?;
+        Ok(Self { backups, broken, timelines: catalogue.overview(&survey)? })
+    }
+
+    fn as_json(&self) -> Value {
+        let backups = self.backups.iter().map(|(backup, windows)| {
+            let mut value = backup_as_json(backup);
+            value["windows"] = windows.iter().map(window_as_json).collect();
+            value
+        });
+        let broken = self
+            .broken
+            .iter()
+            .map(|broken| json!({"id": broken.id, "error": broken.error.to_string()}));
+        let timelines = self.timelines.iter().map(timelines::as_json);
+        json!({
+            "backups": backups.collect::<Vec<_>>(),
+            "broken": broken.collect::<Vec<_>>(),
+            "timelines": timelines.collect::<Vec<_>>(),
+        })
+    }
+
+    fn as_text(&self) -> String {
+        let mut text = String::new();
+        // Writing to a string doesn't fail.
+        for (backup, windows) in &self.backups {
+            let from = if backup.from_standby { "a standby" } else { "the primary" };
+            _ = writeln!(
+                text,
+                "backup {}  \"{}\", {} in {} files, from {from}, {} to {}{}",
+                backup.id,
+                backup.label,
+                size(backup.bytes() as f64),
+                backup.files,
+                backup.started,
+                backup.ended,
+                if backup.damage.is_empty() { "" } else { "; DAMAGED on the server" }
+            );
+            for window in windows {
+                _ = writeln!(text, "    {}", window_as_text(window));
+            }
+            if windows.is_empty() {
+                text.push_str("    no WAL of its timeline is archived\n");
+            }
+        }
+        if self.backups.is_empty() {
+            text.push_str("no backup is there yet: take one with `seawall backup`\n");
+        }
+        for broken in &self.broken {
+            _ = writeln!(text, "BROKEN {}", broken.error);
+        }
+        text + &timelines::as_text(&self.timelines)
+    }
+}
+
+pub(crate) fn window_as_text(window: &Window) -> String {
+    let Window { timeline, from, to, .. } = window;
+    if !window.is_open() {
+        return format!("on timeline {timeline}: nothing, since WAL is missing from {to} on");
+    }
+    let until = window.to_time.map_or_else(String::new, |time| {
+        format!(", where the last commit is of {}", show_time(time))
+    });
+    format!("on timeline {timeline}: everything from {from} to {to}{until}")
+}
+
+/// A backup for programs.
+pub(crate) fn backup_as_json(backup: &Description) -> Value {
+    let mut value = serde_json::to_value(backup).unwrap_or_default();
+    value["bytes"] = backup.bytes().into();
+    value
+}
+
+pub(crate) fn window_as_json(window: &Window) -> Value {
+    json!({
+        "timeline": window.timeline.as_u32(),
+        "open": window.is_open(),
+        "from": window.from.to_string(),
+        "to": window.to.to_string(),
+        "from_time": window.from_time.map(show_time),
+        "to_time": window.to_time.map(show_time),
+    })
+}

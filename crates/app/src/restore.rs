@@ -1,0 +1,249 @@
+//! `seawall restore`
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use archive::{Catalogue, Survey};
+use backup::{
+    BackupError, Backups, Chosen, Description, Destination, Recovery, Standby, Target, choose,
+    quote_shell, restore,
+};
+use disk::RealFiles;
+use jiff::Timestamp;
+use pg_types::{Branch, TimelineId};
+
+use crate::cli::{RestoreArgs, TargetArgs, TargetTimeline};
+use crate::find::{parse_time, show_time};
+use crate::list::branch_of;
+use crate::log;
+use crate::observer::size;
+use crate::{Exit, Failure};
+
+/// Threads beyond that have only the disk to wait for.
+const MAX_JOBS: usize = 64;
+/// With fewer, all of them may wait for the disk at once.
+const FEWEST_JOBS: usize = 4;
+
+pub(crate) fn run(args: &RestoreArgs) -> Result<(), Failure> {
+    let _log = log::start(args.talk, false, Some(&args.archive));
+    let about = |failure: Failure| failure.of(&format!("the archive {}", args.archive.display()));
+    let catalogue = Catalogue::open(Arc::new(RealFiles::new(args.archive.clone())));
+    let catalogue = catalogue.map_err(|error| about(error.into()))?;
+    let survey = catalogue.survey().map_err(|error| about(BackupError::from(error).into()))?;
+    let backups = Backups::open(&args.archive)?;
+    let candidates = candidates(&backups, args.backup.as_deref())?;
+    let target = target(&args.target)?;
+    let branch = branch(&catalogue, &survey, &candidates, args.target.target_timeline)?;
+    let inclusive = !args.target.target_exclusive;
+    let chosen =
+        choose(&catalogue, &survey, &candidates, &branch, (&target, inclusive), &show_time)?;
+    let destination = destination(args, chosen.backup)?;
+    destination.examine(chosen.backup.server_major())?;
+    tell(&chosen);
+    if chosen.backup.tablespaces.iter().any(|space| Path::new(&space.location).is_relative()) {
+        tracing::warn!(
+            "the cluster has tablespaces within its data directory: its recovery needs \
+             allow_in_place_tablespaces = on"
+        );
+    }
+    let newest = survey.timelines().next_back().map(|(timeline, _)| timeline);
+    let recovery = recovery(args, &chosen, target, newest)?;
+    write(args, &backups, &chosen, &destination, &recovery)
+}
+
+/// The backups that may be restored.
+fn candidates(backups: &Backups, wanted: Option<&str>) -> Result<Vec<Description>, Failure> {
+    let (mut all, broken) = backups.list()?;
+    if let Some(id) = wanted {
+        if let Some(broken) = broken.into_iter().find(|broken| broken.id == id) {
+            return Err(broken.error.into());
+        }
+        all.retain(|backup| backup.id == id);
+        if all.is_empty() {
+            return Err(BackupError::NoBackup { id: id.to_owned() }.into());
+        }
+    } else {
+        for broken in broken {
+            tracing::warn!("{}", broken.error);
+        }
+        // One that the server found damaged is taken only by name.
+        all.retain(|backup| backup.damage.is_empty());
+    }
+    Ok(all)
+}
+
+fn target(args: &TargetArgs) -> Result<Target, Failure> {
+    if let Some(time) = &args.target_time {
+        return Ok(Target::Time(parse_time(time)?));
+    }
+    if let Some(lsn) = args.target_lsn {
+        return Ok(Target::Lsn(lsn));
+    }
+    if let Some(xid) = args.target_xid {
+        // As the server compares it: without its epoch.
+        let low = u32::try_from(xid & u64::from(u32::MAX)).unwrap_or_default();
+        return Ok(Target::Xid(low));
+    }
+    if let Some(name) = &args.target_name {
+        return Ok(Target::Name(name.clone()));
+    }
+    Ok(if args.target_immediate { Target::Immediate } else { Target::End })
+}
+
+/// The line of history that recovery goes along.
+fn branch(
+    catalogue: &Catalogue,
+    survey: &Survey,
+    candidates: &[Description],
+    wanted: TargetTimeline,
+) -> Result<Branch, Failure> {
+    let newest = candidates.last();
+    let timeline = match wanted {
+        TargetTimeline::Number(timeline) => timeline,
+        TargetTimeline::Current => newest.map_or(TimelineId::FIRST, |backup| backup.stop.timeline),
+        TargetTimeline::Latest => {
+            let comes_from = |branch: &Branch| {
+                let mut stretches = branch.stretches().iter();
+                candidates.is_empty()
+                    || stretches.any(|stretch| {
+                        candidates.iter().any(|backup| {
+                            let stop = backup.stop;
+                            stretch.timeline == stop.timeline
+                                && stretch.end.is_none_or(|end| stop.lsn <= end)
+                        })
+                    })
+            };
+            let mut latest = None;
+            for (timeline, _) in survey.timelines().rev() {
+                if branch_of(catalogue, timeline)?.is_some_and(|branch| comes_from(&branch)) {
+                    latest = Some(timeline);
+                    break;
+                }
+            }
+            latest.unwrap_or(TimelineId::FIRST)
+        }
+    };
+    branch_of(catalogue, timeline)?.ok_or_else(|| {
+        Failure::new(
+            Exit::Failed,
+            format!("the history of timeline {timeline} isn't archived: which timelines it comes from isn't known"),
+        )
+    })
+}
+
+fn destination(args: &RestoreArgs, backup: &Description) -> Result<Destination, Failure> {
+    let failed = |path: &Path, error: std::io::Error| {
+        Failure::failed(format!("{}: {error}", path.display()))
+    };
+    let absolute = |path: &Path| std::path::absolute(path).map_err(|error| failed(path, error));
+    let suffix = || format!(".replaced-{}", Timestamp::now().strftime("%Y%m%dT%H%M%SZ"));
+    let mut destination = Destination {
+        data: absolute(&args.pgdata)?,
+        archive: args.archive.clone(),
+        tablespaces: Vec::new(),
+        waldir: args.waldir.as_deref().map(absolute).transpose()?,
+        replace: args.replace.then(suffix),
+    };
+    destination.map_tablespaces(backup, &args.tablespace_mapping)?;
+    Ok(destination)
+}
+
+/// How the restored server recovers; `newest` is the newest timeline that is archived.
+fn recovery(
+    args: &RestoreArgs,
+    chosen: &Chosen<'_>,
+    target: Target,
+    newest: Option<TimelineId>,
+) -> Result<Recovery, Failure> {
+    let standby = args.standby.standby.then(|| Standby {
+        conninfo: args.standby.primary_conninfo.clone(),
+        slot: args.standby.primary_slot.as_ref().map(ToString::to_string),
+    });
+    let restore_command = match &args.restore_command {
+        Some(command) => command.clone(),
+        None => {
+            let flags = match standby {
+                // The server asks again by itself, and a promotion waits for the answer.
+                Some(_) => "--standby --retry-for 5",
+                None if newest.is_none_or(|newest| newest <= chosen.window.timeline) => "--partial",
+                None => "--partial --lost-branch",
+            };
+            restore_command(&args.archive, flags)?
+        }
+    };
+    let time = if let Target::Time(time) = target { show_time(time) } else { String::new() };
+    Ok(Recovery {
+        server_major: chosen.backup.server_major(),
+        restore_command,
+        // A standby follows its primary, wherever that goes.
+        timeline: standby.is_none().then_some(chosen.window.timeline),
+        standby,
+        target,
+        time,
+        inclusive: !args.target.target_exclusive,
+        action: args.target.target_action.map(crate::cli::TargetAction::name),
+    })
+}
+
+/// This program, with the archive's whole path: the server runs it from elsewhere.
+pub(crate) fn restore_command(archive: &Path, flags: &str) -> Result<String, Failure> {
+    let whole = |path: std::io::Result<PathBuf>, what: &str| {
+        let path = path.map_err(|error| Failure::failed(format!("{what}: {error}")))?;
+        match path.to_str() {
+            Some(path) => Ok(quote_shell(path)),
+            None => Err(Failure::failed(format!(
+                "{what}: {} isn't UTF-8, which a server's configuration has to be; give the \
+                 --restore-command yourself",
+                path.display()
+            ))),
+        }
+    };
+    let program = whole(std::env::current_exe(), "this program's path")?;
+    let archive = whole(archive.canonicalize(), "the archive's path")?;
+    Ok(format!("{program} restore-wal -A {archive} {flags} \"%f\" \"%p\""))
+}
+
+fn tell(chosen: &Chosen<'_>) {
+    let Chosen { backup, window, found } = chosen;
+    let stops = match found {
+        Some(found) => format!("recovery will stop at {}", found.lsn),
+        None => format!("WAL is archived up to {}", window.to),
+    };
+    tracing::info!(
+        "restoring the backup {} of {}; on timeline {} {stops}",
+        backup.id,
+        backup.started,
+        window.timeline
+    );
+}
+
+fn write(
+    args: &RestoreArgs,
+    backups: &Backups,
+    chosen: &Chosen<'_>,
+    destination: &Destination,
+    recovery: &Recovery,
+) -> Result<(), Failure> {
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let threads = args.jobs.unwrap_or(processors.max(FEWEST_JOBS)).clamp(1, MAX_JOBS);
+    let directory = backups.directory(&chosen.backup.id)?;
+    let unfinished = |error: BackupError| {
+        let what = format!("{} isn't a cluster, and no server starts there", args.pgdata.display());
+        Failure::from(error).of(&what)
+    };
+    let restored = restore(&directory, chosen.backup, destination, threads).map_err(unfinished)?;
+    for aside in &restored.aside {
+        tracing::info!("what was there is {} now", aside.display());
+    }
+    for (name, content) in recovery.files(restored.auto_conf()) {
+        restored.add(name, &content).map_err(unfinished)?;
+    }
+    let (files, bytes) = (restored.files, restored.bytes);
+    restored.complete().map_err(unfinished)?;
+    tracing::info!(
+        "restored {files} files of {} into {}: start the server",
+        size(bytes as f64),
+        args.pgdata.display()
+    );
+    Ok(())
+}

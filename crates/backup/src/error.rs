@@ -1,0 +1,108 @@
+//! What can be wrong with a backup, or with where it is to go.
+
+use std::path::PathBuf;
+
+use archive::ArchiveError;
+use disk::{DiskError, LockError};
+use pg_types::{Lsn, TimelineId};
+
+use crate::tar::TarError;
+use crate::{EntryPath, ManifestError};
+
+/// Why a backup can't be taken, found, or given back.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BackupError {
+    /// The disk said no.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// The archive can't be read, or hasn't got what was asked for.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    /// A tar file that no server makes.
+    #[error("{0}; nothing of it is believed")]
+    Tar(#[from] TarError),
+    /// A manifest that doesn't hold.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    /// Another backup is under way.
+    #[error("another backup into this archive is under way ({holder}); wait for it")]
+    Locked {
+        /// What it wrote about itself.
+        holder: String,
+    },
+    /// What was received isn't what the manifest says.
+    #[error("{path} isn't as the backup's manifest says: {what}")]
+    NotAsListed {
+        /// The file.
+        path: EntryPath,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// The backup's stream isn't one.
+    #[error("the server's backup isn't one: {0}")]
+    NotABackup(String),
+    /// `backup.json` can't be understood.
+    #[error("the backup {id} has a backup.json that can't be read: {why}")]
+    BadDescription {
+        /// Which.
+        id: String,
+        /// Why.
+        why: String,
+    },
+    /// There is no such backup.
+    #[error("there is no backup {id}; `seawall list` tells which there are")]
+    NoBackup {
+        /// What was asked for.
+        id: String,
+    },
+    /// No backup lies on the timeline's history.
+    #[error("no backup lies on timeline {timeline} or those that it comes from{why}")]
+    NoneOnBranch {
+        /// The timeline.
+        timeline: TimelineId,
+        /// Those that can't be used, and why.
+        why: String,
+    },
+    /// A recovery target that can't be reached.
+    #[error(
+        "{target} can't be reached on timeline {timeline}: {why}; the nearest possible is {nearest}"
+    )]
+    Unreachable {
+        /// The target, as it was given.
+        target: String,
+        /// On which timeline.
+        timeline: TimelineId,
+        /// Why not.
+        why: String,
+        /// What is possible.
+        nearest: String,
+    },
+    /// The directory can't be restored to.
+    #[error("{}: {why}", path.display())]
+    Refused {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
+    /// WAL that a backup needs isn't whole.
+    #[error(
+        "the WAL that the backup needs isn't whole: it is proved up to {proved}, and needed up to {needed}"
+    )]
+    WalMissing {
+        /// What is proved.
+        proved: Lsn,
+        /// What is needed.
+        needed: Lsn,
+    },
+}
+
+impl From<LockError> for BackupError {
+    fn from(error: LockError) -> Self {
+        match error {
+            LockError::Held { holder, .. } => Self::Locked { holder },
+            error => Self::Archive(error.into()),
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! Base backups: taken into an archive, and given back as data directories.
+//!
+//! - [`Intake`] takes a backup's bytes as they come, writes its tar files, and holds every file in
+//!   them against the manifest ([`Manifest`]); [`Backups`] is where they are kept: a backup is one
+//!   once its `backup.json` ([`Description`]) has its name.
+//! - [`Window`] says from where to where recovery from a backup is possible, and [`choose`] which
+//!   backup a [`Target`] is reached from: decided from the archive's WAL, before anything is
+//!   written.
+//! - [`restore()`] makes the data directory, and [`Recovery`] its configuration.
+//!
+//! Invariants: a tar file's names are input ([`EntryPath`]), and what they name is created beneath
+//! the target or nowhere; a data directory has its `global/pg_control` only once everything else
+//! of it is durable. Never here: sockets, clocks, WAL that is delivered.
+
+mod checksum;
+mod choose;
+mod description;
+mod error;
+mod intake;
+mod label;
+mod manifest;
+mod path;
+mod recovery;
+mod restore;
+mod store;
+pub mod tar;
+mod window;
+
+pub use checksum::Algorithm;
+pub use choose::{Chosen, Target, choose};
+pub use description::{Description, Point, TablespaceArchive};
+pub use error::BackupError;
+pub use intake::{Intake, Taken};
+pub use label::BackupLabel;
+pub use manifest::{Manifest, ManifestError, ManifestFile};
+pub use path::{EntryPath, PathFault};
+pub use recovery::{Recovery, Standby, quote_conf, quote_shell};
+pub use restore::{Destination, Restored, Tablespace, restore};
+pub use store::{Backups, Broken, Held};
+pub use window::Window;

@@ -1,0 +1,248 @@
+//! What is made of each record.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use pg_types::Lsn;
+use wal_describe::Source;
+use wal_format::{RecordBody, RmgrId, SpareBlocks};
+
+use super::output::{PIECE_BYTES, Sink};
+use super::{End, Filter};
+use crate::cli::options::{Options, Top};
+use crate::read::reader::{Found, Reader};
+use crate::show::images::{self, Of};
+use crate::show::line::{self, Style};
+use crate::show::message::{self, Opening};
+use crate::show::stats::Stats;
+use crate::show::top::Makers;
+use crate::show::{image_bytes, json};
+
+/// Beyond this a buffer isn't kept for the next record's text.
+const KEPT_BYTES: usize = 8 << 20;
+
+/// What is made of records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Nothing: only errors are of interest.
+    Quiet,
+    /// Lines of text.
+    Text,
+    /// Lines of JSON.
+    Json,
+    /// Statistics.
+    Stats,
+    /// The greatest makers of WAL.
+    Top(Top),
+}
+
+impl Mode {
+    /// What the options say.
+    #[must_use]
+    pub fn of(options: &Options) -> Self {
+        match (options.top, options.statistics) {
+            _ if options.quiet => Self::Quiet,
+            (Some(top), _) => Self::Top(top),
+            (None, Some(_)) => Self::Stats,
+            _ if options.json => Self::Json,
+            _ => Self::Text,
+        }
+    }
+}
+
+/// What a dump does, for all its threads.
+#[derive(Debug)]
+pub struct Config {
+    /// Which records are taken.
+    pub filter: Filter,
+    /// What is made of them.
+    pub mode: Mode,
+    /// How text is written.
+    pub style: Style,
+    /// Where page images are saved.
+    pub save: Option<PathBuf>,
+    /// So many records at the most.
+    pub limit: Option<u32>,
+    /// Records from here on aren't taken; [`Lsn::MAX`] for no bound.
+    pub before: Lsn,
+    /// Set by a signal: no further record is taken.
+    pub interrupted: Arc<AtomicBool>,
+}
+
+/// Takes records, on one thread.
+#[derive(Debug)]
+pub struct Taker<'a> {
+    config: &'a Config,
+    spare: SpareBlocks,
+    /// Text that isn't written yet.
+    pub text: Vec<u8>,
+    /// What was counted.
+    pub stats: Option<Stats>,
+    /// Who made it.
+    pub makers: Option<Makers>,
+    taken: u32,
+    /// The first record that was read since the last [`Self::clear`], and its link.
+    pub first: Option<(Lsn, Lsn)>,
+}
+
+impl<'a> Taker<'a> {
+    /// Nothing taken yet; `start` is the first record of all.
+    #[must_use]
+    pub fn new(config: &'a Config, start: Lsn) -> Self {
+        let stats = (config.mode == Mode::Stats).then(|| Stats::new(start));
+        let makers = match config.mode {
+            Mode::Top(what) => Some(Makers::new(what)),
+            _ => None,
+        };
+        let (spare, text) = (SpareBlocks::default(), Vec::new());
+        Self { config, spare, text, stats, makers, taken: 0, first: None }
+    }
+
+    /// Forgets what was made of records.
+    pub fn clear(&mut self) {
+        if self.text.capacity() > KEPT_BYTES {
+            self.text = Vec::new();
+        }
+        self.text.clear();
+        self.first = None;
+        if let Some(stats) = &mut self.stats
+            && stats.end.is_valid()
+        {
+            stats.clear();
+        }
+        if let Some(makers) = &mut self.makers {
+            makers.clear();
+        }
+    }
+
+    /// Takes records up to the first that starts at `until` or later, or as long as there are
+    /// any.
+    ///
+    /// # Errors
+    /// Why there is none before `until`.
+    pub fn run(&mut self, reader: &mut Reader, until: Lsn, sink: &mut dyn Sink) -> Result<(), End> {
+        while reader.standing().next < until {
+            if self.config.interrupted.load(Ordering::Relaxed) {
+                return Err(End::Enough);
+            }
+            self.step(reader, sink)?;
+        }
+        Ok(())
+    }
+
+    /// Reads the next record, and takes it if it passes the filter.
+    #[inline]
+    fn step(&mut self, reader: &mut Reader, sink: &mut dyn Sink) -> Result<(), End> {
+        let before = reader.last_read();
+        let found = reader.next_record()?;
+        if found.lsn >= self.config.before {
+            return Err(End::Enough);
+        }
+        let body = match reader.decode(&found, &mut self.spare) {
+            Ok(body) => body,
+            Err(how) => return Err(reader.malformed(&found, before, how).into()),
+        };
+        self.first.get_or_insert((found.lsn, found.header.prev));
+        if !self.config.filter.takes(&found.header, &body) {
+            body.give_back(&mut self.spare);
+            return Ok(());
+        }
+        let streamed = self.take(reader, &found, &body)?;
+        body.give_back(&mut self.spare);
+        if let Some(opening) = streamed {
+            self.stream(reader, &found, &opening, sink)?;
+        }
+        if self.text.len() >= PIECE_BYTES {
+            sink.drain(&mut self.text, self.first)?;
+        }
+        self.taken = self.taken.saturating_add(1);
+        match self.config.limit {
+            Some(limit) if self.taken >= limit => Err(End::Enough),
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes of a record what is asked for; what is left to be streamed of a message that isn't
+    /// there as a whole.
+    fn take(
+        &mut self,
+        reader: &Reader,
+        found: &Found,
+        body: &RecordBody<'_>,
+    ) -> Result<Option<Opening>, End> {
+        let version = reader.version();
+        let header = &found.header;
+        let source = Source { version, lsn: found.lsn, header, body };
+        let mut streamed = None;
+        match self.config.mode {
+            Mode::Quiet => {}
+            Mode::Text if reader.missing(found) > 0 && header.rmgr == RmgrId::LOGICAL_MESSAGE => {
+                let total = body.main_data.len().saturating_add(reader.missing(found));
+                streamed = message::opening(body.main_data, total);
+                line::put_head(&source, &mut self.text);
+            }
+            Mode::Text => line::put_record(&source, &self.config.style, &mut self.text),
+            Mode::Json => {
+                let timeline = timeline_of(reader, found.lsn);
+                json::put_record(&source, found.end, timeline, &mut self.text);
+            }
+            Mode::Stats => {
+                if let Some(stats) = &mut self.stats {
+                    stats.record(header, image_bytes(body), found.end);
+                }
+            }
+            Mode::Top(_) => {
+                if let Some(makers) = &mut self.makers {
+                    makers.record(header, body);
+                }
+            }
+        }
+        if let Some(dir) = &self.config.save {
+            let of = Of { timeline: timeline_of(reader, found.lsn), lsn: found.lsn, version };
+            images::save(of, &body.blocks, dir)?;
+        }
+        Ok(streamed)
+    }
+
+    /// Reads a long message again, and writes it as it passes.
+    fn stream(
+        &mut self,
+        reader: &mut Reader,
+        found: &Found,
+        opening: &Opening,
+        sink: &mut dyn Sink,
+    ) -> Result<(), End> {
+        let standing = reader.standing();
+        self.text.extend_from_slice(&opening.text);
+        let mut failed = None;
+        let mut written = 0;
+        let skip = headers_of_message(found, opening);
+        let (text, first) = (&mut self.text, self.first);
+        reader.reread(found, skip, &mut |bytes| {
+            let bytes = bytes.get(..bytes.len().min(opening.len - written)).unwrap_or_default();
+            message::put_bytes(bytes, written == 0, text);
+            written += bytes.len();
+            if text.len() >= PIECE_BYTES {
+                failed = sink.drain(text, first).err();
+            }
+            failed.is_none() && written < opening.len
+        })?;
+        reader.resume(standing);
+        if let Some(failure) = failed {
+            return Err(failure);
+        }
+        self.text.push(b'\n');
+        Ok(())
+    }
+}
+
+/// Where in a record its message begins: what isn't message is before it.
+fn headers_of_message(found: &Found, opening: &Opening) -> usize {
+    (found.header.total_len as usize).saturating_sub(opening.behind)
+}
+
+fn timeline_of(reader: &Reader, lsn: Lsn) -> u32 {
+    let segments = reader.segments();
+    segments.timeline_of(lsn.segment(segments.size))
+}

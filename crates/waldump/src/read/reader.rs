@@ -1,0 +1,645 @@
+//! One record after another, as the server's reader gives them (`XLogReadRecord`,
+//! `XLogFindNextRecord`, `access/transam/xlogreader.c`, 14–18): the same checks in the same order,
+//! so that it stops where the server's own programs stop.
+//!
+//! A record within a page is looked at where it lies; one that runs over pages is gathered in a
+//! buffer. No length field sizes it: it grows as pages with the right headers come. A record of
+//! more than [`WHOLE_BYTES`] isn't kept whole: its CRC is computed as it passes, and whoever
+//! wants its data reads it again in pieces.
+
+use pg_types::{Lsn, SegmentNumber};
+use wal_format::{
+    MalformedRecord, PageFlags, PageHeader, RECORD_HEADER_LEN, RecordBody, RecordHeader,
+    SHORT_HEADER_LEN, SpareBlocks, WalVersion, is_switch,
+};
+
+use super::files::Segments;
+use super::gathering::{Gathering, KEPT_BYTES, check_crc};
+use super::reason::{Place, Reason};
+pub use super::trouble::{FileTrouble, Stop};
+use super::window::{Missing, Window};
+
+/// The page size of every usual build (`XLOG_BLCKSZ`): others are refused, as the server's
+/// programs refuse those that they weren't built for.
+pub const PAGE_BYTES: usize = 8192;
+const PAGE: u64 = PAGE_BYTES as u64;
+
+/// A record of more bytes isn't kept whole, unless its text needs all of it: those of transactions
+/// and standbys, which are lists. Two million subtransactions committed at once are as long.
+pub const WHOLE_BYTES: usize = 8 << 20;
+
+/// What is kept of a record that isn't: all that its blocks can have, which is 33 images of a page
+/// and 33 times 64 KiB of data, and the beginning of its main data.
+pub const HEAD_BYTES: usize = 4 << 20;
+
+/// A record that was read, and whose CRC holds.
+#[derive(Clone, Copy, Debug)]
+pub struct Found {
+    /// Where it starts.
+    pub lsn: Lsn,
+    /// Where the next one may start.
+    pub end: Lsn,
+    /// Its header.
+    pub header: RecordHeader,
+    /// Whether it was gathered from several pages.
+    gathered: bool,
+}
+
+/// Where a reader stands between two records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Where the next record starts, or the page whose header it follows (`NextRecPtr`).
+    pub next: Lsn,
+    /// The last record (`DecodeRecPtr`); invalid before the first one, whose link isn't checked
+    /// then but for pointing back.
+    pub last: Lsn,
+    /// The last page that was looked at (`latestPagePtr`).
+    pub page: Lsn,
+    /// Its timeline (`latestPageTLI`).
+    pub page_timeline: u32,
+}
+
+/// See the [module](self).
+pub struct Reader {
+    segments: Segments,
+    version: WalVersion,
+    /// Nothing from here on is read; invalid for no bound (`endptr`).
+    end: Lsn,
+    window: Window,
+    gathered: Vec<u8>,
+    standing: Standing,
+    /// The record that the caller has (`ReadRecPtr`).
+    read: Lsn,
+    /// The page that was validated last, and how much of it.
+    page: Lsn,
+    page_len: usize,
+    header: PageHeader,
+    /// The segment whose first page was validated.
+    segment: Option<SegmentNumber>,
+    /// Whether `end` was reached.
+    end_reached: bool,
+}
+
+impl Reader {
+    /// A reader of these segments, up to `end` if that is valid.
+    #[must_use]
+    pub fn new(segments: Segments, version: WalVersion, end: Lsn) -> Self {
+        let none = Lsn::INVALID;
+        Self {
+            segments,
+            version,
+            end,
+            window: Window::new(),
+            gathered: Vec::new(),
+            standing: Standing { next: none, last: none, page: none, page_timeline: 0 },
+            read: none,
+            page: none,
+            page_len: 0,
+            header: PageHeader::NONE,
+            segment: None,
+            end_reached: false,
+        }
+    }
+
+    /// The last record that was read; what "error in WAL record at" names.
+    #[must_use]
+    pub fn last_read(&self) -> Lsn {
+        self.read
+    }
+
+    /// Where it stands.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        self.standing
+    }
+
+    /// Goes on where another reader stands.
+    pub fn resume(&mut self, standing: Standing) {
+        self.forget_page();
+        self.standing = standing;
+        self.read = standing.last;
+    }
+
+    /// Whether it stopped since the end of what was asked for is reached.
+    #[must_use]
+    pub fn end_reached(&self) -> bool {
+        self.end_reached
+    }
+
+    /// The segments that are read.
+    #[must_use]
+    pub fn segments(&self) -> &Segments {
+        &self.segments
+    }
+
+    /// The version whose WAL it is.
+    #[must_use]
+    pub fn version(&self) -> WalVersion {
+        self.version
+    }
+
+    /// Forgets what is in memory, and the open file, after a writer may have gone on.
+    pub fn refresh(&mut self) {
+        self.forget_page();
+        self.window.close();
+    }
+
+    /// The bytes of a record that was just read, behind its header; only their beginning of an
+    /// oversized one.
+    #[must_use]
+    #[inline]
+    pub fn body(&self, found: &Found) -> &[u8] {
+        let bytes = if found.gathered {
+            self.gathered.as_slice()
+        } else {
+            self.window.get(found.lsn, found.header.total_len as usize)
+        };
+        bytes.get(RECORD_HEADER_LEN..).unwrap_or_default()
+    }
+
+    /// How many bytes at the end of a record aren't kept.
+    #[must_use]
+    #[inline]
+    pub fn missing(&self, found: &Found) -> usize {
+        if !found.gathered {
+            return 0;
+        }
+        (found.header.total_len as usize).saturating_sub(self.gathered.len())
+    }
+
+    /// A record taken apart.
+    ///
+    /// # Errors
+    /// If it contradicts itself, which is where reading ends: see [`Self::malformed`].
+    #[inline]
+    pub fn decode<'a>(
+        &'a self,
+        found: &Found,
+        spare: &mut SpareBlocks,
+    ) -> Result<RecordBody<'a>, MalformedRecord> {
+        RecordBody::read_head(spare, self.body(found), self.missing(found), self.version)
+    }
+
+    /// Where reading ends with a record that contradicts itself, of which `before` is the one
+    /// before: the words of 14 name the record, those of 15 the one before it, since the reader
+    /// works ahead there.
+    pub fn malformed(&mut self, found: &Found, before: Lsn, how: MalformedRecord) -> Stop {
+        let at = if self.version.major() >= 15 { before } else { found.lsn };
+        self.read = at;
+        self.forget_page();
+        Stop::Invalid(Reason::Malformed { at, how })
+    }
+
+    /// Reads an oversized record again, in pieces: `take` gets those of its bytes that follow the
+    /// first `skip`, as long as it wants more.
+    ///
+    /// # Errors
+    /// If it isn't there any more.
+    pub fn reread(
+        &mut self,
+        found: &Found,
+        skip: usize,
+        take: &mut dyn FnMut(&[u8]) -> bool,
+    ) -> Result<(), Stop> {
+        let mut skip = skip;
+        let mut at = found.lsn;
+        let mut left = found.header.total_len as usize;
+        while left > 0 {
+            let page = at.align_down(PAGE);
+            self.page(page, PAGE_BYTES.min(in_page(at).saturating_add(left)))?;
+            if in_page(at) == 0 {
+                at = at.saturating_add(self.header_len() as u64);
+            }
+            let len = left.min(PAGE_BYTES.saturating_sub(in_page(at)));
+            let piece = self.window.get(at, len);
+            let wanted = piece.get(skip.min(len)..).unwrap_or_default();
+            if !wanted.is_empty() && !take(wanted) {
+                break;
+            }
+            skip = skip.saturating_sub(len);
+            left = left.saturating_sub(len);
+            at = at.saturating_add(len as u64);
+        }
+        Ok(())
+    }
+
+    /// Whether a record that holds starts just here; the reader stands where it stood.
+    ///
+    /// # Errors
+    /// If the page isn't there, or isn't this log's.
+    pub fn holds_at(&mut self, at: Lsn) -> Result<bool, Stop> {
+        let (standing, read) = (self.standing, self.read);
+        let page = self.page(at.align_down(PAGE), SHORT_HEADER_LEN);
+        let held = page.map(|()| {
+            if in_page(at) < self.header_len() {
+                return false;
+            }
+            self.standing.last = Lsn::INVALID;
+            match self.read_record_at(at) {
+                Ok(Read::Record(found)) => self.decode(&found, &mut SpareBlocks::default()).is_ok(),
+                Ok(Read::Overwritten { .. }) | Err(_) => false,
+            }
+        });
+        (self.standing, self.read) = (standing, read);
+        held
+    }
+
+    /// Begins to read here (`XLogBeginRead`).
+    pub fn begin(&mut self, at: Lsn) {
+        self.standing.next = at;
+        self.standing.last = Lsn::INVALID;
+        self.read = Lsn::INVALID;
+    }
+
+    /// The first record that starts at `from` or later (`XLogFindNextRecord`), with the reader
+    /// standing before it; `None` if there is none.
+    ///
+    /// # Errors
+    /// Only what is wrong with files.
+    pub fn find_first(&mut self, from: Lsn) -> Result<Option<Lsn>, FileTrouble> {
+        match self.try_find_first(from) {
+            Ok(found) => Ok(Some(found)),
+            Err(Stop::Files(trouble)) => Err(trouble),
+            Err(Stop::End | Stop::Invalid(_)) => {
+                self.forget_page();
+                Ok(None)
+            }
+        }
+    }
+
+    /// Begins at the first record that may start on the page of `at` or behind it, with nothing
+    /// known of what comes before.
+    ///
+    /// # Errors
+    /// As [`Self::first_start`].
+    pub fn start_at(&mut self, at: Lsn) -> Result<Lsn, Stop> {
+        let none = Lsn::INVALID;
+        self.standing = Standing { next: none, last: none, page: none, page_timeline: 0 };
+        let first = self.first_start(at)?;
+        self.begin(first);
+        Ok(first)
+    }
+
+    /// As [`Self::find_first`], with the reason.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn try_find_first(&mut self, from: Lsn) -> Result<Lsn, Stop> {
+        let first = self.first_start(from)?;
+        self.begin(first);
+        loop {
+            let before = self.read;
+            let found = self.next_record()?;
+            if let Err(how) = self.decode(&found, &mut SpareBlocks::default()) {
+                return Err(self.malformed(&found, before, how));
+            }
+            if from <= found.lsn {
+                self.begin(found.lsn);
+                return Ok(found.lsn);
+            }
+        }
+    }
+
+    /// Where a record may start on the page of `from`, or on the first page after it that isn't
+    /// wholly the rest of one.
+    ///
+    /// # Errors
+    /// If a page isn't there, or not what it should be.
+    pub fn first_start(&mut self, from: Lsn) -> Result<Lsn, Stop> {
+        let mut page = from.align_down(PAGE);
+        let mut offset = in_page(from);
+        loop {
+            self.page(page, offset)?;
+            let header_len = self.header_len();
+            self.page(page, header_len)?;
+            if !self.header.flags.has(PageFlags::FIRST_IS_CONTRECORD) {
+                return Ok(page.saturating_add(header_len as u64));
+            }
+            let rest = Lsn::new(u64::from(self.header.remaining)).max_align().as_u64();
+            if rest < PAGE - header_len as u64 {
+                return Ok(page.saturating_add(header_len as u64).saturating_add(rest));
+            }
+            page = page.saturating_add(PAGE);
+            offset = 0;
+        }
+    }
+
+    /// The next record.
+    ///
+    /// # Errors
+    /// Why there is none. What is wrong with WAL can be asked again: a writer may go on.
+    #[inline]
+    pub fn next_record(&mut self) -> Result<Found, Stop> {
+        let read = self.read_record();
+        match read {
+            Ok(found) => {
+                self.read = found.lsn;
+                Ok(found)
+            }
+            Err(stop) => {
+                self.forget_page();
+                Err(stop)
+            }
+        }
+    }
+
+    fn read_record(&mut self) -> Result<Found, Stop> {
+        let mut at = self.standing.next;
+        loop {
+            match self.read_record_at(at)? {
+                Read::Record(found) => return Ok(found),
+                // The record that began there never went on: its server crashed.
+                Read::Overwritten { page } => at = page,
+            }
+        }
+    }
+
+    fn read_record_at(&mut self, mut at: Lsn) -> Result<Read, Stop> {
+        let page = at.align_down(PAGE);
+        let mut offset = in_page(at);
+        self.page(page, offset.saturating_add(RECORD_HEADER_LEN).min(PAGE_BYTES))?;
+        let header_len = self.header_len();
+        if offset == 0 {
+            at = at.saturating_add(header_len as u64);
+            offset = header_len;
+        } else if offset < header_len {
+            let (least, got) = (narrow(header_len), narrow(offset));
+            return Err(Stop::Invalid(Reason::RecordOffset { at, least, got }));
+        }
+        if self.header.flags.has(PageFlags::FIRST_IS_CONTRECORD) && offset == header_len {
+            return Err(Stop::Invalid(Reason::ContrecordRequested(at)));
+        }
+        let left = PAGE_BYTES.saturating_sub(offset);
+        let header = if left >= RECORD_HEADER_LEN {
+            let header = read_header(self.window.from(at));
+            self.check_header(at, &header)?;
+            Some(header)
+        } else {
+            None
+        };
+        let total_len = first_u32(self.window.from(at));
+        if (total_len as usize) < RECORD_HEADER_LEN {
+            return Err(Stop::Invalid(Reason::RecordLength { at, got: total_len }));
+        }
+        match header {
+            Some(header) if total_len as usize <= left => {
+                self.page(page, offset.saturating_add(total_len as usize))?;
+                let record = self.window.get(at, total_len as usize);
+                check_crc(at, &header, record)?;
+                let end = at.saturating_add(u64::from(total_len)).max_align();
+                Ok(Read::Record(self.took(Found { lsn: at, end, header, gathered: false })))
+            }
+            header => self.gather(at, page, left, total_len, header),
+        }
+    }
+
+    /// Gathers a record that runs over pages.
+    fn gather(
+        &mut self,
+        at: Lsn,
+        mut page: Lsn,
+        left: usize,
+        total_len: u32,
+        mut header: Option<RecordHeader>,
+    ) -> Result<Read, Stop> {
+        let mut gathering = Gathering::new(&mut self.gathered);
+        gathering.take(&mut self.gathered, self.window.get(at, left));
+        loop {
+            page = page.saturating_add(PAGE);
+            let Some(piece) = self.go_on(at, page, total_len, gathering.got)? else {
+                return Ok(Read::Overwritten { page });
+            };
+            gathering.take(&mut self.gathered, self.window.get(piece.from, piece.len));
+            let header = match header {
+                Some(header) => header,
+                None => {
+                    let whole = read_header(&self.gathered);
+                    self.check_header(at, &whole)?;
+                    *header.insert(whole)
+                }
+            };
+            gathering.bound(&self.gathered, &header);
+            if gathering.got >= total_len {
+                gathering.check_crc(at, &header, &self.gathered)?;
+                let rest = Lsn::new(u64::from(self.header.remaining)).max_align().as_u64();
+                let end = page.saturating_add(self.header_len() as u64).saturating_add(rest);
+                return Ok(Read::Record(self.took(Found { lsn: at, end, header, gathered: true })));
+            }
+        }
+    }
+
+    /// The part of a record that lies on `page`; `None` where it was given up.
+    fn go_on(
+        &mut self,
+        at: Lsn,
+        page: Lsn,
+        total_len: u32,
+        gathered: u32,
+    ) -> Result<Option<Piece>, Stop> {
+        self.page(page, SHORT_HEADER_LEN)?;
+        if self.header.flags.has(PageFlags::FIRST_IS_OVERWRITE_CONTRECORD) {
+            return Ok(None);
+        }
+        if !self.header.flags.has(PageFlags::FIRST_IS_CONTRECORD) {
+            return Err(Stop::Invalid(Reason::ContrecordMissing(at)));
+        }
+        let (got, expected) = (self.header.remaining, total_len.saturating_sub(gathered));
+        if got == 0 || got != expected {
+            return Err(Stop::Invalid(Reason::ContrecordLength { at, got, expected }));
+        }
+        let wanted = (expected as usize).saturating_add(SHORT_HEADER_LEN).min(PAGE_BYTES);
+        self.page(page, wanted)?;
+        let header_len = self.header_len();
+        let len = (expected as usize).min(PAGE_BYTES.saturating_sub(header_len));
+        self.page(page, header_len.saturating_add(len))?;
+        Ok(Some(Piece { from: page.saturating_add(header_len as u64), len }))
+    }
+
+    /// Notes that a record was read.
+    #[inline]
+    fn took(&mut self, mut found: Found) -> Found {
+        if is_switch(&found.header) {
+            // The rest of the segment is empty.
+            found.end = found.end.align_up(self.segments.size.bytes());
+        }
+        self.standing.last = found.lsn;
+        self.standing.next = found.end;
+        found
+    }
+
+    /// `ValidXLogRecordHeader`
+    #[inline]
+    fn check_header(&self, at: Lsn, header: &RecordHeader) -> Result<(), Stop> {
+        if (header.total_len as usize) < RECORD_HEADER_LEN {
+            return Err(Stop::Invalid(Reason::RecordLength { at, got: header.total_len }));
+        }
+        if !header.rmgr.is_valid(self.version) {
+            return Err(Stop::Invalid(Reason::RecordManager { at, got: header.rmgr.0 }));
+        }
+        let last = self.standing.last;
+        let linked = if last.is_valid() { header.prev == last } else { header.prev < at };
+        if linked {
+            Ok(())
+        } else {
+            Err(Stop::Invalid(Reason::RecordPrev { at, got: header.prev }))
+        }
+    }
+
+    /// Lets `page` be validated and its first `wanted` bytes be there (`ReadPageInternal`).
+    #[inline]
+    fn page(&mut self, page: Lsn, wanted: usize) -> Result<(), Stop> {
+        if page == self.page && wanted <= self.page_len {
+            return Ok(());
+        }
+        self.read_page(page, wanted)
+    }
+
+    fn read_page(&mut self, page: Lsn, wanted: usize) -> Result<(), Stop> {
+        self.page_len = 0;
+        let number = page.segment(self.segments.size);
+        if self.segment != Some(number) && page.segment_offset(self.segments.size) != 0 {
+            self.check_first_page(number)?;
+        }
+        let mut len = self.fetch(page, wanted.max(SHORT_HEADER_LEN))?;
+        if len <= SHORT_HEADER_LEN {
+            return Err(Stop::End);
+        }
+        let mut header = PageHeader::read(self.window.from(page)).unwrap_or(PageHeader::NONE);
+        if len < header.header_len() {
+            len = self.fetch(page, header.header_len())?;
+            header = PageHeader::read(self.window.from(page)).unwrap_or(PageHeader::NONE);
+        }
+        self.check_page(page, &header)?;
+        (self.page, self.page_len, self.header) = (page, len, header);
+        self.segment = Some(number);
+        Ok(())
+    }
+
+    /// Before anything else of a segment its first page is looked at, which says whose it is.
+    fn check_first_page(&mut self, number: SegmentNumber) -> Result<(), Stop> {
+        let first = number.start(self.segments.size);
+        let len = self.reach(first, PAGE_BYTES)?;
+        let mut page = [0; PAGE_BYTES];
+        let part = page.get_mut(..len).unwrap_or_default();
+        let read = self.window.first_page(&self.segments, number, part);
+        read.map_err(|missing| self.trouble(missing))?;
+        let header = PageHeader::read(&page).unwrap_or(PageHeader::NONE);
+        self.check_page(first, &header)
+    }
+
+    /// How much of a page may be read (`required_read_len`): as much as there is before `end`.
+    fn reach(&mut self, page: Lsn, wanted: usize) -> Result<usize, Stop> {
+        let fits = |len: usize| page.saturating_add(len as u64) <= self.end;
+        if !self.end.is_valid() || fits(PAGE_BYTES) {
+            return Ok(PAGE_BYTES);
+        }
+        if fits(wanted) {
+            let left = self.end.saturating_since(page);
+            return Ok(usize::try_from(left).unwrap_or(PAGE_BYTES).min(PAGE_BYTES));
+        }
+        self.end_reached = true;
+        Err(Stop::End)
+    }
+
+    fn fetch(&mut self, page: Lsn, wanted: usize) -> Result<usize, Stop> {
+        let len = self.reach(page, wanted)?;
+        let filled = self.window.fill(&self.segments, page, len);
+        filled.map_err(|missing| self.trouble(missing))?;
+        Ok(len)
+    }
+
+    fn trouble(&self, missing: Missing) -> Stop {
+        let name = |number| self.segments.name_of(number);
+        Stop::Files(match missing {
+            Missing::File { number, error } => FileTrouble::Open { name: name(number), error },
+            Missing::Read { number, offset, error } => {
+                FileTrouble::Read { name: name(number), offset, error }
+            }
+            Missing::Short { number, offset, wanted } => {
+                FileTrouble::Short { name: name(number), offset, wanted }
+            }
+        })
+    }
+
+    /// `XLogReaderValidatePageHeader`
+    fn check_page(&mut self, page: Lsn, header: &PageHeader) -> Result<(), Stop> {
+        let size = self.segments.size;
+        let timeline = self.segments.timeline_of(page.segment(size));
+        let place = Place { timeline, page, size };
+        let invalid = |reason| Err(Stop::Invalid(reason));
+        if header.magic != self.version.magic() {
+            return invalid(Reason::PageMagic { got: header.magic, place });
+        }
+        let flags = header.flags.0;
+        if flags & !PageFlags::ALL != 0 {
+            return invalid(Reason::PageFlags { got: flags, place });
+        }
+        match header.long {
+            Some(long) if u64::from(long.segment_size) != size.bytes() => {
+                return invalid(Reason::SegmentSize);
+            }
+            Some(long) if long.block_size as usize != PAGE_BYTES => {
+                return invalid(Reason::BlockSize);
+            }
+            None if page.segment_offset(size) == 0 => {
+                return invalid(Reason::PageFlags { got: flags, place });
+            }
+            _ => {}
+        }
+        if header.address != page {
+            return invalid(Reason::PageAddress { got: header.address, place });
+        }
+        let Standing { page: latest, page_timeline: after, .. } = self.standing;
+        if page > latest && header.timeline < after {
+            return invalid(Reason::PageTimeline { got: header.timeline, after, place });
+        }
+        self.standing.page = page;
+        self.standing.page_timeline = header.timeline;
+        Ok(())
+    }
+
+    /// `XLogReaderInvalReadState`
+    fn forget_page(&mut self) {
+        (self.page, self.page_len, self.segment) = (Lsn::INVALID, 0, None);
+        self.window.forget();
+        if self.gathered.capacity() > KEPT_BYTES {
+            self.gathered = Vec::new();
+        }
+    }
+
+    fn header_len(&self) -> usize {
+        self.header.header_len()
+    }
+}
+
+enum Read {
+    Record(Found),
+    Overwritten { page: Lsn },
+}
+
+/// A part of a record on one page.
+struct Piece {
+    from: Lsn,
+    len: usize,
+}
+
+#[inline]
+fn in_page(at: Lsn) -> usize {
+    // Less than a page.
+    usize::try_from(at.offset_in(PAGE)).unwrap_or(0)
+}
+
+/// What is at most a page long.
+fn narrow(len: usize) -> u32 {
+    u32::try_from(len).unwrap_or(u32::MAX)
+}
+
+#[inline]
+fn first_u32(bytes: &[u8]) -> u32 {
+    bytes.first_chunk().copied().map_or(0, u32::from_le_bytes)
+}
+
+#[inline]
+fn read_header(bytes: &[u8]) -> RecordHeader {
+    RecordHeader::read(bytes.first_chunk().unwrap_or(&[0; RECORD_HEADER_LEN]))
+}

@@ -1,0 +1,1 @@
+//! What `seawall waldump` has beyond pg_waldump.
