@@ -1,7 +1,6 @@
 //! Connection settings from flags, connection string, environment and password file.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use pg_wire::Secret;
@@ -12,9 +11,6 @@ use pg_wire::settings::{
 use crate::Failure;
 use crate::cli::ConnectionArgs;
 use crate::terminal;
-
-/// More than any password file has; libpq reads line by line without a bound.
-const MAX_PASSFILE_BYTES: u64 = 4 << 20;
 
 /// What a user set up, resolved as libpq does. `application_name` wins over everything;
 /// `fallback` is used where nobody gave one.
@@ -44,7 +40,9 @@ pub(crate) fn settings(
         socket_dirs: socket_dirs.collect(),
         fallback_application_name: Some(fallback.to_owned()),
     })?;
-    read_password_file(&mut settings);
+    if let Some(warning) = runtime::read_passwords(&mut settings, REPLICATION_DATABASE) {
+        tracing::warn!("{warning}");
+    }
     Ok(settings)
 }
 
@@ -58,25 +56,6 @@ fn readable_environment() -> Result<(), Failure> {
             name.display()
         ))),
         None => Ok(()),
-    }
-}
-
-fn read_password_file(settings: &mut ConnectionSettings) {
-    let Some(path) = settings.password_file().map(PathBuf::from) else { return };
-    let Ok(metadata) = fs::metadata(&path) else { return };
-    if !metadata.is_file() || metadata.len() > MAX_PASSFILE_BYTES {
-        tracing::warn!("password file {} is ignored: it isn't a plain file", path.display());
-        return;
-    }
-    let mode = metadata.permissions().mode();
-    match fs::read(&path) {
-        Ok(content) => {
-            if let Some(warning) = settings.use_password_file(&content, mode, REPLICATION_DATABASE)
-            {
-                tracing::warn!("password file {}: {warning}", path.display());
-            }
-        }
-        Err(error) => tracing::warn!("password file {}: {error}", path.display()),
     }
 }
 

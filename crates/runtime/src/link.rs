@@ -31,7 +31,7 @@ impl Link {
         startup: Startup,
         timing: Timing,
     ) -> Result<(Self, ServerInfo), SessionError> {
-        Opening { settings, startup, timing }.run().await
+        Opening::new(settings, startup, timing).run().await
     }
 
     /// The settings for more connections to the same server, where several would do.

@@ -20,7 +20,7 @@ use replication::{Connection, Event, ProtocolError, Timing};
 use crate::socket::Socket;
 use crate::stream::{Address, Stream};
 use crate::tls::{Client, TlsStream};
-use crate::{Link, SessionError, user_name};
+use crate::{Link, SessionError, read_passwords, user_name};
 
 /// For connecting and authenticating at one address, unless `connect_timeout` says otherwise: a
 /// server that needs longer isn't there.
@@ -68,13 +68,21 @@ impl Failed {
 }
 
 /// One way to open connections.
-pub(crate) struct Opening<'a> {
-    pub(crate) settings: &'a ConnectionSettings,
-    pub(crate) startup: Startup,
-    pub(crate) timing: Timing,
+pub(crate) struct Opening {
+    settings: ConnectionSettings,
+    startup: Startup,
+    timing: Timing,
 }
 
-impl Opening<'_> {
+impl Opening {
+    /// With the passwords that the password file has now.
+    pub(crate) fn new(settings: &ConnectionSettings, startup: Startup, timing: Timing) -> Self {
+        let mut settings = settings.clone();
+        // Whoever set it up was told already of a file that isn't used.
+        _ = read_passwords(&mut settings, startup.database());
+        Self { settings, startup, timing }
+    }
+
     /// Connects and authenticates.
     pub(crate) async fn run(&self) -> Result<Opened, SessionError> {
         let mut servers: Vec<&Server> = self.settings.servers.iter().collect();
@@ -178,7 +186,7 @@ impl Opening<'_> {
         attempts: &mut Attempts,
     ) -> Result<Opened, Failed> {
         let endpoint = || server.to_string();
-        let connected = Stream::connect(address, self.settings).await;
+        let connected = Stream::connect(address, &self.settings).await;
         let connected = connected
             .map_err(|error| SessionError::Connect { endpoint: endpoint(), error })
             .map_err(Failed::then(Next::Address))?;
@@ -187,7 +195,7 @@ impl Opening<'_> {
             Encryption::Plain => (Socket::Plain(connected), Channel::Plain),
             Encryption::Tls => self.secure(server, connected, attempts).await?,
         };
-        let startup = self.startup.on(self.settings, server, channel);
+        let startup = self.startup.on(&self.settings, server, channel);
         let connection = Connection::new(startup, self.timing);
         let mut link = Link { connection, socket, server: server.clone() };
         match link.next_event().await {

@@ -246,7 +246,8 @@ impl ConnectionSettings {
         self.password.as_ref().or(server.password.as_ref())
     }
 
-    /// Takes each server's password from a password file's content, unless one was given. `mode`
+    /// Takes each server's password from a password file's content, as it is now, unless one was
+    /// given. `mode`
     /// is the file's permission bits; a file that others can read isn't used, and the warning says
     /// so.
     pub fn use_password_file(
@@ -265,7 +266,7 @@ impl ConnectionSettings {
                 Lookup::Found(password) => {
                     server.password = Some(password).filter(|password| !password.is_empty());
                 }
-                Lookup::NoEntry => {}
+                Lookup::NoEntry => server.password = None,
                 Lookup::Ignored(warning) => return Some(warning),
             }
         }

@@ -207,6 +207,12 @@ impl Startup {
         }
     }
 
+    /// The database that it is for, by which a password file knows it.
+    #[must_use]
+    pub fn database(&self) -> &str {
+        &self.database
+    }
+
     /// What to send first.
     #[must_use]
     pub fn initial_bytes(&self) -> &[u8] {

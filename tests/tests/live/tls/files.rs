@@ -5,10 +5,13 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
+use testkit::process::Running;
+use testkit::servers::full;
+
 use super::certificates::certificates;
 use super::scene::{Comparison, PASSWORD, Scene, WITH_PASSWORD};
-use crate::common::{Must, on_each_major};
-use testkit::servers::full;
+use crate::common::{LIMIT, Must, on_each_major};
+use crate::program::seawall;
 
 fn put(home: &Path, from: &str, to: &str, mode: u32) {
     let to = home.join(".postgresql").join(to);
@@ -163,6 +166,42 @@ fn password_files() {
         each(format!("*:*:*:*:{word}"), mode, host);
     }
     comparison.finish(20);
+}
+
+/// A receiver that runs for long sees its password changed.
+#[test]
+fn a_changed_password_counts_from_the_next_connection_on() {
+    let scene = Scene::new(18);
+    let home = scene.home("home");
+    let write = |password: &str| {
+        fs::write(home.join(".pgpass"), format!("*:*:replication:*:{password}\n")).must();
+        fs::set_permissions(home.join(".pgpass"), Permissions::from_mode(0o600)).must();
+    };
+    write(PASSWORD);
+    let archive = scene.scratch.path().join("archive");
+    let mut command = seawall(&["receive", "--no-slot", "-s", "1", "-A"]);
+    command.arg(&archive).args(["-d", &scene.conninfo("t_scram", "")]).env("HOME", &home);
+    let receiver = Running::spawn(&mut command, "seawall receive").must();
+    let await_flush = || {
+        scene.server.sql("SELECT txid_current()").must();
+        let flushed =
+            "(SELECT max(flush_lsn) FROM pg_stat_replication) >= pg_current_wal_flush_lsn()";
+        if let Err(error) = scene.server.wait_until("all of it to be durable", LIMIT, flushed) {
+            panic!("{error}\n{}", receiver.output_tail());
+        }
+    };
+    await_flush();
+    scene
+        .server
+        .sql(
+            "ALTER ROLE t_scram PASSWORD 'c4n4ry new';
+             SELECT pg_terminate_backend(pid) FROM pg_stat_replication",
+        )
+        .must();
+    receiver.wait_for_line("password authentication failed", LIMIT).must();
+    write("c4n4ry new");
+    await_flush();
+    assert!(!receiver.output_tail().contains("c4n4ry"));
 }
 
 #[test]

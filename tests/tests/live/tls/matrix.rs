@@ -184,6 +184,19 @@ fn kinds(major: u32) {
             }
         }
     }
+    // What SCRAM is bound to depends on the hash that signed the certificate.
+    for (name, behind, authority) in [
+        ("sha384", &["middle"][..], "ca"),
+        ("sha512", &[], "ca"),
+        ("pss", &[], "ca"),
+        ("ed25519", &[], "ed25519"),
+    ] {
+        scene.show(name, behind);
+        for binding in ["require", "disable"] {
+            let more = format!("sslmode=verify-ca channel_binding={binding} {}", root(authority));
+            comparison.same(&scene, &scene.conninfo("t_scram", &more), nowhere);
+        }
+    }
     scene.show("p521", &[]);
     let more = format!("sslmode=verify-full {}", root("p521"));
     let conninfo = scene.conninfo("t_scram", &more);
