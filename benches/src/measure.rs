@@ -39,7 +39,10 @@ pub fn run(command: &mut Command, limit: Duration) -> Result<Usage> {
 }
 
 /// Watches a child until it ends, and reads what it used before it is reaped.
-fn watch(child: &mut Child, started: Instant, limit: Duration) -> Result<Usage> {
+///
+/// # Errors
+/// If it takes longer than `limit`.
+pub fn watch(child: &mut Child, started: Instant, limit: Duration) -> Result<Usage> {
     let pid = child.id();
     let id = WaitId::Pid(Pid::from_child(child));
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
