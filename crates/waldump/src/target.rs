@@ -247,11 +247,6 @@ impl Finder<'_> {
         let got = segment.read_at(&mut page, 0);
         let got = got.map_err(|error| early(could_not("read", name, &error)))?;
         let mut version = version_of(&page).or(version);
-        if got < PAGE_BYTES {
-            let rest = format!("\": read {got} of {PAGE_BYTES}");
-            let text = [b"could not read file \"", name.as_bytes(), rest.as_bytes()].concat();
-            return Err((Failure::fatal(text), version));
-        }
         let mut number = 1;
         while version.is_none() && number < VERSION_PAGES {
             let mut start = [0; 2];
@@ -259,12 +254,31 @@ impl Finder<'_> {
             version = version_of(&start);
             number += 1;
         }
+        let version = version.or_else(|| self.version_beside(dir));
+        if got < PAGE_BYTES {
+            let rest = format!("\": read {got} of {PAGE_BYTES}");
+            let text = [b"could not read file \"", name.as_bytes(), rest.as_bytes()].concat();
+            return Err((Failure::fatal(text), version));
+        }
         let header = PageHeader::read(&page).unwrap_or(PageHeader::NONE);
         let size = LongHeader::of_page(&page).map_or(0, |long| long.segment_size);
         match SegmentSize::new(u64::from(size)) {
             Ok(size) => Ok(Some(Probe { size, version, header })),
             Err(_) => Err((invalid_size(name, size, version), version)),
         }
+    }
+
+    /// The version of another segment in the directory: a file that was made in advance, or that
+    /// lost its beginning, doesn't say.
+    fn version_beside(&self, dir: &Path) -> Option<WalVersion> {
+        /// So many are looked at.
+        const MOST_FILES: usize = 16;
+        let mut names = stems(dir).filter(|name| is_segment_name(name)).take(MOST_FILES);
+        names.find_map(|name| {
+            let mut start = [0; 2];
+            open_in(dir, &name, self.forms).ok()?.read_at(&mut start, 0).ok()?;
+            version_of(&start)
+        })
     }
 }
 

@@ -123,10 +123,8 @@ fn files(major: u32) {
     same(&install, dir, &["-q", "-p", ".", "-s", &corpus.start_lsn]);
     let bytes = fs::read(wal.join(first)).must();
     let cut = |len: usize| fs::write(wal.join(first), &bytes[..len]).must();
-    // An empty file says nothing of a version.
-    cut(0);
-    same(&pg(18), dir, &["-q", first]);
-    for len in [2, 100, 8191, 8192, 8193, 12_000, 24_576, 500_000] {
+    // An empty file says nothing of a version, and the one beside it does.
+    for len in [0, 100, 8191, 8192, 8193, 12_000, 24_576, 500_000] {
         cut(len);
         same(&install, dir, &["-q", first]);
     }
