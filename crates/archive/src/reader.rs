@@ -166,6 +166,7 @@ impl Catalogue {
     ) -> Result<Option<Reader>, ArchiveError> {
         let path = self.layout.partial(timeline, number);
         let Some(reader) = self.reader(path, timeline, number)? else { return Ok(None) };
+        let reader = reader.up_to(self.layout.segment_size.bytes());
         let mut validator = self.prove(&reader)?.validator;
         // Where it ends isn't WAL any more.
         _ = reader.feed(0, &mut validator, &mut |_: &Record| {})?;

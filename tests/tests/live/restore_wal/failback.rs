@@ -11,8 +11,7 @@ use super::{Kept, work};
 
 fn the_old_primary_follows_the_new_one(major: u32) {
     let kept = Kept::new();
-    let small =
-        ["wal_log_hints = on", "wal_keep_size = 0", "max_wal_size = 2MB", "min_wal_size = 2MB"];
+    let small = ["wal_log_hints = on", "max_wal_size = 2MB", "min_wal_size = 2MB"];
     let mut old = server(major, 1, &small);
     let proxy = Proxy::start(old.port()).must();
     let options = ReceiverOptions { port: Some(proxy.port()), ..kept.options() };
@@ -39,13 +38,17 @@ fn the_old_primary_follows_the_new_one(major: u32) {
     receiver.await_streaming(&new);
     receiver.await_flush(&new, work(&new));
 
+    let rewind = |flags: &[&str]| {
+        let mut rewind = old.install().command("pg_rewind");
+        as_server_user(&mut rewind);
+        rewind.args(flags).arg("-D").arg(old.data_dir());
+        rewind.arg(format!("--source-server={} dbname=postgres", new.conninfo()));
+        run(&mut rewind, LIMIT, "pg_rewind")
+    };
+    let without = rewind(&["--dry-run"]);
+    assert!(without.is_err(), "it has all that it takes: the archive isn't asked");
     old.add_conf(&restore).must();
-    let mut rewind = old.install().command("pg_rewind");
-    as_server_user(&mut rewind);
-    rewind.args(["-c", "-D"]).arg(old.data_dir());
-    rewind.arg(format!("--source-server={} dbname=postgres", new.conninfo()));
-    // What it has fetched it leaves in pg_wal.
-    let rewound = run(&mut rewind, LIMIT, "pg_rewind").must();
+    let rewound = rewind(&["-c"]).must();
     let said = String::from_utf8_lossy(&rewound.stderr);
     assert!(said.contains("Done!"), "{said}");
     // It took the new one's configuration with it.

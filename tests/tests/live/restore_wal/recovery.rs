@@ -55,12 +55,14 @@ on_each_major!(a_standby_comes_back_by_the_archive, super::standby_was_away);
 /// A standby that was down for longer than the primary kept its WAL, and then streams again.
 fn standby_was_away(major: u32) {
     let kept = Kept::new();
-    let small = ["wal_keep_size = 0", "max_wal_size = 2MB", "min_wal_size = 2MB"];
+    let small = ["max_wal_size = 2MB", "min_wal_size = 2MB"];
     let primary = server(major, 1, &small);
     let mut receiver = kept.receiver(&primary);
     let restore = kept.restore_command("--standby");
     let mut standby = primary.standby(&[&restore, "wal_retrieve_retry_interval = 100ms"]).must();
     standby.stop(StopMode::Fast).must();
+    // Not before the standby is made: its base backup takes the WAL with it.
+    primary.set("wal_keep_size", "0").must();
     let left = standby.wal_segments().must().pop();
     for _ in 0..3 {
         work(&primary);
