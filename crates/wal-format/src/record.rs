@@ -221,21 +221,6 @@ const PAGE: u16 = 8192;
 #[derive(Debug, Default)]
 pub struct SpareBlocks(Vec<BlockReference<'static>>);
 
-/// How long a block's image and data are, while only its header was read.
-#[derive(Clone, Copy, Default)]
-struct Lengths {
-    image: u16,
-    data: u16,
-}
-
-impl Lengths {
-    fn sum(self) -> usize {
-        usize::from(self.image).saturating_add(usize::from(self.data))
-    }
-}
-
-const MAX_BLOCKS: usize = MAX_BLOCK_ID as usize + 1;
-
 impl<'a> RecordBody<'a> {
     /// Takes apart the bytes that follow a record's header, page headers already gone.
     ///
@@ -294,7 +279,6 @@ impl<'a> RecordBody<'a> {
     ) -> Result<(), MalformedRecord> {
         let short = || MalformedRecord::Short;
         let mut reader = Reader::new(body);
-        let mut lengths = [Lengths::default(); MAX_BLOCKS];
         let mut main_len = 0;
         // What the headers announced so far; the headers end where just this much is left.
         let mut announced = 0_usize;
@@ -315,21 +299,18 @@ impl<'a> RecordBody<'a> {
                 }
                 id => {
                     let before = self.blocks.last();
-                    let (block, its) = block_header(&mut reader, id, before, version)?;
-                    announced = announced.saturating_add(its.sum());
-                    if let Some(place) = lengths.get_mut(self.blocks.len()) {
-                        *place = its;
-                    }
+                    let block = block_header(&mut reader, id, before, body, version)?;
+                    announced = announced.saturating_add(block.bytes());
                     self.blocks.push(block);
                 }
             }
         }
-        for (block, its) in self.blocks.iter_mut().zip(lengths) {
+        for block in &mut self.blocks {
             if let Some(image) = &mut block.image {
-                image.bytes = reader.take(usize::from(its.image)).ok_or_else(short)?;
+                image.bytes = reader.take(image.bytes.len()).ok_or_else(short)?;
             }
             if let Some(data) = &mut block.data {
-                *data = reader.take(usize::from(its.data)).ok_or_else(short)?;
+                *data = reader.take(data.len()).ok_or_else(short)?;
             }
         }
         let there = main_len.checked_sub(missing).ok_or_else(short)?;
@@ -347,13 +328,24 @@ fn recycle<'b>(mut blocks: Vec<BlockReference<'_>>) -> Vec<BlockReference<'b>> {
     blocks.into_iter().map_while(|_| None).collect()
 }
 
-/// A block's header (`XLogRecordBlockHeader` and what follows it).
-fn block_header(
-    reader: &mut Reader<'_>,
+impl BlockReference<'_> {
+    /// The bytes of its image and its data.
+    fn bytes(&self) -> usize {
+        let image = self.image.map_or(0, |image| image.bytes.len());
+        image.saturating_add(self.data.map_or(0, <[u8]>::len))
+    }
+}
+
+/// A block's header (`XLogRecordBlockHeader` and what follows it). Its image and data are bytes of
+/// the right number from the body's beginning, until it is known where they lie.
+#[inline]
+fn block_header<'a>(
+    reader: &mut Reader<'a>,
     id: u8,
-    before: Option<&BlockReference<'_>>,
+    before: Option<&BlockReference<'a>>,
+    body: &'a [u8],
     version: WalVersion,
-) -> Result<(BlockReference<'static>, Lengths), MalformedRecord> {
+) -> Result<BlockReference<'a>, MalformedRecord> {
     let short = || MalformedRecord::Short;
     if id > MAX_BLOCK_ID {
         return Err(MalformedRecord::BlockId(id));
@@ -368,14 +360,8 @@ fn block_header(
         (false, length @ 1..) => return Err(MalformedRecord::DataUnflagged { id, length }),
         _ => {}
     }
-    let mut lengths = Lengths { image: 0, data };
-    let image = if flags & HAS_IMAGE != 0 {
-        let (image, length) = image_header(reader, id, version)?;
-        lengths.image = length;
-        Some(image)
-    } else {
-        None
-    };
+    let image =
+        if flags & HAS_IMAGE != 0 { Some(image_header(reader, id, version)?) } else { None };
     let locator = if flags & SAME_REL != 0 {
         before.ok_or(MalformedRecord::NoRelation(id))?.locator
     } else {
@@ -385,16 +371,21 @@ fn block_header(
             relation: reader.u32().ok_or_else(short)?,
         }
     };
-    let reference = BlockReference {
+    let block = reader.u32().ok_or_else(short)?;
+    let first = |len: u16| body.get(..usize::from(len)).ok_or(MalformedRecord::Short);
+    let image = match image {
+        Some((image, length)) => Some(BlockImage { bytes: first(length)?, ..image }),
+        None => None,
+    };
+    Ok(BlockReference {
         id,
         locator,
         fork: flags & FORK_MASK,
-        block: reader.u32().ok_or_else(short)?,
+        block,
         will_init: flags & WILL_INIT != 0,
         image,
-        data: (flags & HAS_DATA != 0).then_some(&[]),
-    };
-    Ok((reference, lengths))
+        data: if data > 0 { Some(first(data)?) } else { None },
+    })
 }
 
 /// An image's header (`XLogRecordBlockImageHeader`), and its length.

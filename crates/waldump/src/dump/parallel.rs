@@ -17,7 +17,7 @@ use std::thread;
 use pg_types::Lsn;
 
 use super::output::{Sink, Stdout};
-use super::{Config, End, Ended, Taker};
+use super::{Config, End, Ended, Mode, Taker};
 use crate::read::reader::{PAGE_BYTES, Reader, Standing};
 use crate::show::stats::Stats;
 use crate::show::top::Makers;
@@ -25,6 +25,9 @@ use crate::show::top::Makers;
 /// The log that a thread takes at a time: enough that finding its first record costs nothing,
 /// little enough that its text is.
 const UNIT_BYTES: u64 = 512 << 10;
+
+/// The same where no text is made, and sums are added up for each.
+const COUNTED_UNIT_BYTES: u64 = 4 << 20;
 
 /// Text that a thread keeps for its turn.
 const PARK_BYTES: usize = 4 << 20;
@@ -91,11 +94,15 @@ pub fn parallel(
 /// Takes units until the dump has ended.
 fn work(shared: &Shared<'_>, mut reader: Reader, config: &Config, start: Lsn) {
     let mut taker = Taker::new(config, start);
-    let base = start.align_down(UNIT_BYTES);
+    let unit_bytes = match config.mode {
+        Mode::Text | Mode::Json => UNIT_BYTES,
+        Mode::Quiet | Mode::Stats | Mode::Top(_) => COUNTED_UNIT_BYTES,
+    };
+    let base = start.align_down(unit_bytes);
     while shared.lock().ended.is_none() {
         let unit = shared.next_unit.fetch_add(1, Ordering::Relaxed);
-        let from = base.saturating_add(unit.saturating_mul(UNIT_BYTES));
-        let until = from.saturating_add(UNIT_BYTES);
+        let from = base.saturating_add(unit.saturating_mul(unit_bytes));
+        let until = from.saturating_add(unit_bytes);
         let mut turn = Turn { shared, unit, holds: false, met: None };
         taker.clear();
         let run = if unit == 0 {
