@@ -138,9 +138,11 @@ impl Connection {
         let mut dribble = (0, Duration::ZERO);
         'reading: while let Ok(len @ 1..) = (&self.server).read(&mut buffer) {
             let chunk = &mut buffer[..len];
-            frames.single_bytes += self.encryption_requests.swap(0, Ordering::AcqRel);
+            let answers = self.encryption_requests.swap(0, Ordering::AcqRel);
+            frames.single_bytes += answers;
             let spans = frames.walk(chunk);
             if let Some(words) = &mut words {
+                words.single_bytes += answers;
                 words.rewrite(chunk);
             }
             let planned = self.plan(chunk, passed..passed + len as u64, &spans, shared);

@@ -15,13 +15,18 @@ pub(super) struct Words {
     left: usize,
     /// The field whose value is passing.
     field: Option<u8>,
+    /// Answers to requests for encryption that are due: bytes without framing.
+    pub(super) single_bytes: usize,
 }
 
 impl Words {
-    /// Rewrites the next chunk in place, but for bytes before the framing begins.
+    /// Rewrites the next chunk in place.
     pub(super) fn rewrite(&mut self, mut chunk: &mut [u8]) {
         while !chunk.is_empty() {
-            let len = if self.head.len() < HEADER_BYTES {
+            let len = if self.single_bytes > 0 && self.head.is_empty() {
+                self.single_bytes -= 1;
+                1
+            } else if self.head.len() < HEADER_BYTES {
                 self.head.push(chunk[0]);
                 if self.head.len() == HEADER_BYTES {
                     self.left = (be_u32(&self.head[1..]) as usize).saturating_sub(4);
@@ -70,10 +75,13 @@ mod tests {
         let error = b"SFEHLER\0VERROR\0C58P01\0MSegment weg\0Fwalsender.c\0\0";
         let told = b"Sxxxxxx\0VERROR\0C58P01\0Mxxxxxxxxxxx\0Fxxxxxxxxxxx\0\0";
         let data = message(b'd', b"ME\0not an error\0");
-        let stream = [message(b'Z', b"I"), message(b'E', error), data.clone()].concat();
-        let expected = [message(b'Z', b"I"), message(b'E', told), data].concat();
+        let refusal = b"N".to_vec();
+        let stream = [refusal.clone(), message(b'Z', b"I"), message(b'E', error), data.clone()];
+        let (stream, expected) =
+            (stream.concat(), [refusal, message(b'Z', b"I"), message(b'E', told), data].concat());
         for cut in 1..stream.len() {
-            let (mut words, mut stream) = (Words::default(), stream.clone());
+            let mut words = Words { single_bytes: 1, ..Words::default() };
+            let mut stream = stream.clone();
             stream.chunks_mut(cut).for_each(|chunk| words.rewrite(chunk));
             assert_eq!(stream, expected, "chunks of {cut}");
         }
