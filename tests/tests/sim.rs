@@ -8,6 +8,7 @@ use sim::crash::{
     AckRule, FaultCase, Plan, Setup, Violation, crash_points, disk_full, diverge, flip, flip_again,
     io_fault, promote, publish, record_gap,
 };
+use sim::fleet::live;
 
 /// Fails with the seed and the way to the violation.
 fn hold<T>(result: Result<T, Violation>) -> T {
@@ -118,4 +119,30 @@ fn every_mutant_is_caught() {
         let caught = mutants::caught(&mutant, SEEDS);
         assert!(caught.is_some(), "nothing caught the mutant: {}", mutant.name);
     }
+}
+
+/// Lives of a receiver and its primary, each of 24 faults.
+const LIVES: u64 = 200;
+/// One life of so many is lived twice, for the same trace.
+const TWICE: u64 = 50;
+
+#[test]
+fn lives_of_a_receiver_and_its_primary_lose_nothing_that_was_acknowledged() {
+    let next = std::sync::atomic::AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    if seed >= LIVES {
+                        break;
+                    }
+                    let lived = hold(live(seed));
+                    if seed.is_multiple_of(TWICE) {
+                        assert_eq!(hold(live(seed)), lived, "seed {seed}, lived twice");
+                    }
+                }
+            });
+        }
+    });
 }

@@ -31,7 +31,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     ("testkit", &[]),
-    ("sim", &["pg-types", "wal-format", "disk", "archive"]),
+    ("sim", &["pg-types", "wal-format", "pg-wire", "disk", "archive", "runtime"]),
 ];
 
 /// Longer than this a file holds more than one idea; split by idea, not by count.

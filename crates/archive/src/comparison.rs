@@ -141,17 +141,23 @@ impl Comparison {
                 self.until = position;
                 return Ok(());
             };
+            self.theirs_failed |= self.theirs.feed(now, &mut |_: &Record| {}).is_err();
             let ours = self.chunk.get(stored).and_then(|stored| stored.get(..len));
             if let Some(ours) = ours.filter(|ours| !ours.is_empty()) {
+                // The rest of a record that began before is proved by nothing.
+                let first = self.theirs.records_from().unwrap_or(Lsn::MAX);
+                let differs = |byte: &usize| {
+                    position.saturating_add(*byte as u64) >= first
+                        && ours.get(*byte) != now.get(*byte)
+                };
                 if self.difference.is_none() && ours != now {
-                    let same = ours.iter().zip(now).take_while(|(a, b)| a == b).count();
-                    self.difference = Some(position.saturating_add(same as u64));
+                    let byte = (0..len).find(differs);
+                    self.difference = byte.map(|byte| position.saturating_add(byte as u64));
                 }
                 self.ours_failed |= self.ours.feed(ours, &mut |_: &Record| {}).is_err();
                 let room = CHUNK_BYTES.saturating_sub(self.came.len());
                 self.came.extend_from_slice(now.get(..room).unwrap_or(now));
             }
-            self.theirs_failed |= self.theirs.feed(now, &mut |_: &Record| {}).is_err();
             bytes = later;
         }
         Ok(())

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use disk::{DiskError, Files, Lock};
-use pg_types::{Lsn, SegmentNumber, TimelineId};
+use pg_types::{Branch, Lsn, SegmentNumber, Stretch};
 
 use crate::format::MAX_LEN;
 use crate::{ArchiveError, Catalogue, Format, Identity, Layout};
@@ -124,19 +124,23 @@ impl Archive {
         self.identity.admits(server)
     }
 
-    /// Takes back the final name of the segment that holds the start of a record that didn't
-    /// hold, if it has one already, so that it is fetched again; `proved` is that start. What is
-    /// proved in it stays where it is. Segments after it hold nothing but that record's middle.
+    /// Takes back the final name of the segment of a branch that holds the start of a record that
+    /// didn't hold, if it has one already, so that it is fetched again; `proved` is that start. What
+    /// is proved in it stays where it is. Segments after it, on whichever timeline, hold nothing but
+    /// that record's middle.
     ///
     /// # Errors
     /// If the disk fails; the next call goes on where this one stopped.
     pub fn withdraw(
         &self,
-        timeline: TimelineId,
+        branch: &Branch,
         proved: Lsn,
     ) -> Result<Option<Withdrawn>, ArchiveError> {
         let size = self.layout.segment_size;
         let number = proved.segment(size);
+        let Some(Stretch { timeline, .. }) = branch.stretch_of(number, size) else {
+            return Ok(None);
+        };
         let (sealed, partial) =
             (self.layout.segment(timeline, number), self.layout.partial(timeline, number));
         if self.files.len(&sealed)?.is_none() {
@@ -145,7 +149,12 @@ impl Archive {
         let survey = self.survey()?;
         let later = number.next()..SegmentNumber::new(u64::MAX);
         // The newest first, and durably: a crash must not leave a sealed one behind a hole.
-        for (later, form) in survey.of(timeline).range(later).rev() {
+        let stretches = branch.stretches().iter().rev();
+        let timelines = stretches.map(|stretch| stretch.timeline).filter(|of| *of >= timeline);
+        let later = timelines.flat_map(|of| {
+            survey.of(of).range(later.clone()).rev().map(move |(number, form)| (of, number, form))
+        });
+        for (timeline, later, form) in later {
             for kind in form.kinds().iter().rev() {
                 let path = self.path(timeline, later, *kind);
                 let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();

@@ -126,6 +126,17 @@ pub enum SessionError {
         /// Where a piece of the server's WAL is, if there was room for it.
         kept: Option<PathBuf>,
     },
+    /// What came again wasn't what is archived, and on asking once more it was.
+    #[error(
+        "WAL between {from} and {to} came otherwise than it is archived, and on asking again just \
+         so: something on the way changes it"
+    )]
+    CameWrong {
+        /// Where the piece starts.
+        from: Lsn,
+        /// Where it ends.
+        to: Lsn,
+    },
     /// The server hasn't got all that is archived, and the same up to there.
     #[error(
         "the server's WAL ends at {server}, before the archive's end {archived}: a standby that \
@@ -137,6 +148,9 @@ pub enum SessionError {
         /// The archive's.
         archived: Lsn,
     },
+    /// The server was promoted while it was asked, or another one is in its place.
+    #[error("the server isn't where it was a moment ago: it was promoted meanwhile, or replaced")]
+    Moved,
     /// The slot isn't there.
     #[error(
         "the replication slot \"{slot}\" doesn't exist on the server: WAL may be missing that it \
@@ -275,6 +289,8 @@ impl SessionError {
             | Self::Protocol(_)
             | Self::Row(_)
             | Self::Behind { .. }
+            | Self::Moved
+            | Self::CameWrong { .. }
             | Self::Gap(_)
             | Self::SlotLetGo { .. }
             | Self::SlotAgain

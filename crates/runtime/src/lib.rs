@@ -17,6 +17,7 @@ mod socket;
 mod stream;
 mod tls;
 mod user;
+mod world;
 
 pub use base_backup::{BackupFailure, BackupReceived, Intake, base_backup, keep_wal};
 pub use error::{AskError, SessionError, Verdict};
@@ -26,3 +27,4 @@ pub use receive::{Observer, Progress, Receive, Report, Shutdown, receive};
 pub use session::{Ended, Facts, connect, create_slot, read_slot};
 pub use tls::TlsError;
 pub use user::user_name;
+pub use world::{Wire, World, within};

@@ -1,6 +1,6 @@
 //! A connection that answers commands, before and after it streams.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use pg_wire::query::Rows;
 use pg_wire::settings::{ConnectionSettings, Server, TargetSession};
@@ -9,6 +9,7 @@ use replication::{Connection, Event, ProtocolError, Timing, Want};
 
 use crate::open::Opening;
 use crate::socket::Socket;
+use crate::world;
 use crate::{AskError, SessionError};
 
 /// For the answer to a command: CREATE_REPLICATION_SLOT may wait for a checkpoint's disk.
@@ -95,7 +96,7 @@ impl Link {
             None => Ok(false),
             Some(0) => Err(SessionError::Closed),
             Some(len) => {
-                self.connection.handle_input(len, Instant::now())?;
+                self.connection.handle_input(len, world::now())?;
                 Ok(true)
             }
         }

@@ -9,6 +9,8 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::io::Interest;
 use tokio::net::{TcpStream, UnixStream};
 
+use crate::world::{self, ClientEnd};
+
 /// Where to connect to: one address of a server.
 #[derive(Clone, Debug)]
 pub(crate) enum Address {
@@ -41,6 +43,8 @@ impl Address {
 pub(crate) enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
+    /// A simulated one.
+    Wire(ClientEnd),
 }
 
 impl Stream {
@@ -48,6 +52,9 @@ impl Stream {
         address: &Address,
         settings: &ConnectionSettings,
     ) -> io::Result<Self> {
+        if let Some(wire) = world::connect() {
+            return Ok(Self::Wire(ClientEnd(wire?)));
+        }
         match address {
             Address::Unix(path) => Ok(Self::Unix(UnixStream::connect(path).await?)),
             Address::Tcp(address) => {
@@ -61,7 +68,7 @@ impl Stream {
     /// The user that the other side of a Unix socket runs as.
     pub(crate) fn peer_uid(&self) -> Option<io::Result<u32>> {
         match self {
-            Self::Tcp(_) => None,
+            Self::Tcp(_) | Self::Wire(_) => None,
             Self::Unix(stream) => Some(stream.peer_cred().map(|peer| peer.uid())),
         }
     }
@@ -70,6 +77,10 @@ impl Stream {
         match self {
             Self::Tcp(stream) => stream.readable().await,
             Self::Unix(stream) => stream.readable().await,
+            Self::Wire(end) => {
+                end.0.readable().await;
+                Ok(())
+            }
         }
     }
 
@@ -77,6 +88,7 @@ impl Stream {
         match self {
             Self::Tcp(stream) => stream.writable().await,
             Self::Unix(stream) => stream.writable().await,
+            Self::Wire(_) => Ok(()),
         }
     }
 
@@ -85,6 +97,9 @@ impl Stream {
         &self,
         bufs: &mut [IoSliceMut<'_>],
     ) -> io::Result<Option<usize>> {
+        if let Self::Wire(end) = self {
+            return Ok(end.0.try_read_vectored(bufs));
+        }
         let room: usize = bufs.iter().map(|buf| buf.len()).sum();
         let mut short = None;
         let mut read = |socket: SockRef<'_>| match (&*socket).read_vectored(bufs)? {
@@ -98,6 +113,7 @@ impl Stream {
         let got = now(|| match self {
             Self::Tcp(stream) => stream.try_io(Interest::READABLE, || read(stream.into())),
             Self::Unix(stream) => stream.try_io(Interest::READABLE, || read(stream.into())),
+            Self::Wire(_) => Ok(0),
         })?;
         Ok(got.or(short))
     }
@@ -107,6 +123,7 @@ impl Stream {
         now(|| match self {
             Self::Tcp(stream) => stream.try_write(bytes),
             Self::Unix(stream) => stream.try_write(bytes),
+            Self::Wire(end) => end.0.try_write(bytes),
         })
     }
 }

@@ -4,4 +4,5 @@
 //! For tests only, and beside tests with real servers (`testkit`), never in their place.
 
 pub mod crash;
+pub mod fleet;
 pub mod wal;

@@ -172,6 +172,33 @@ impl WalBuilder {
         lsn
     }
 
+    /// A crash while the last record of `whole`, which is this log and that record, was being
+    /// written: what lies before `at`, a page's start within the record, stays, and the page there
+    /// says that it is overwritten.
+    pub fn break_off(&mut self, whole: &Self, at: Lsn) {
+        let lsn = whole.records.last().map_or(self.end(), |record| record.lsn);
+        let kept = at.saturating_since(self.start) as usize;
+        self.bytes.clear();
+        self.bytes.extend_from_slice(&whole.bytes[..kept]);
+        self.page_header(OVERWRITE, 0);
+        self.data_record(0, 0xD0, 0, &[lsn.as_u64().to_le_bytes(), [0; 8]].concat());
+    }
+
+    /// Keeps so many records, at least one, and forgets what is behind the last of them.
+    ///
+    /// # Panics
+    /// If there are fewer.
+    pub fn keep(&mut self, records: usize) {
+        self.records.truncate(records);
+        let last = &self.records[records - 1];
+        self.prev = last.lsn;
+        // A switch goes on to the segment's end: no history leaves a timeline in its padding.
+        let size = self.geometry.segment_size;
+        let is_switch = (last.rmgr, last.info) == (0, 0x40) && last.end.segment_offset(size) != 0;
+        let end = if is_switch { last.end.segment(size).end(size) } else { last.end };
+        self.bytes.truncate(end.saturating_since(self.start) as usize);
+    }
+
     /// Forgets everything from the record that starts at `lsn` on.
     ///
     /// # Panics

@@ -76,6 +76,8 @@ pub struct Validator {
     state: State,
     /// The start of the last proved record: what the next one's `xl_prev` must be.
     last_record: Option<Lsn>,
+    /// Where the first record begins that lies behind the start as a whole.
+    records_from: Option<Lsn>,
     /// The broken-off record that the next record must name.
     overwritten: Option<Lsn>,
     failed: Option<DecodeError>,
@@ -130,6 +132,7 @@ impl Validator {
             page_header: Some(Gathered::new()),
             state: State::Start,
             last_record: None,
+            records_from: None,
             overwritten: None,
             failed: None,
         }
@@ -157,6 +160,13 @@ impl Validator {
     #[must_use]
     pub fn last_record(&self) -> Option<Lsn> {
         self.last_record
+    }
+
+    /// Where the first record begins that lies behind the start as a whole; `None` before it. What
+    /// is before it is the rest of a record that began earlier, which nothing proves.
+    #[must_use]
+    pub fn records_from(&self) -> Option<Lsn> {
+        self.records_from
     }
 
     /// The start of the record that is unfinished at [`position`](Self::position); `None` between
@@ -252,6 +262,7 @@ impl Validator {
             State::Header { lsn, bytes: header } => {
                 if header.is_empty() {
                     *lsn = self.position;
+                    self.records_from.get_or_insert(self.position);
                     let used = self.whole_records(bytes, visitor)?;
                     if used > 0 {
                         return Ok(used);

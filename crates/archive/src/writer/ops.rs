@@ -243,11 +243,15 @@ impl Writer {
             (Pending::Compare { from, until, came }, Outcome::Read(stored, len)) => {
                 self.comparing -= 1;
                 let wanted = usize::try_from(until.saturating_since(from)).unwrap_or(usize::MAX);
-                let stored_bytes = stored.get(..len.min(wanted)).unwrap_or_default();
-                if came.get(..wanted) != Some(stored_bytes) {
-                    let pairs = came.iter().zip(stored_bytes);
+                // Behind a gap the first bytes are proved by nothing, here and there.
+                let proved_from = self.validator.records_from().unwrap_or(until);
+                let unproved = usize::try_from(proved_from.saturating_since(from));
+                let unproved = unproved.unwrap_or(usize::MAX).min(wanted);
+                let stored_bytes = stored.get(unproved..len.min(wanted)).unwrap_or_default();
+                if came.get(unproved..wanted) != Some(stored_bytes) {
+                    let pairs = came.iter().skip(unproved).zip(stored_bytes);
                     let same = pairs.take_while(|(came, stored)| came == stored).count();
-                    let at = from.saturating_add(same as u64);
+                    let at = from.saturating_add((unproved + same) as u64);
                     self.differs.get_or_insert(Difference { from, until, at });
                 }
                 self.ring.release(came);

@@ -2,7 +2,7 @@
 //! where the stream can't tell. Before one, if the server ends before the archive, or if nothing
 //! that is stored would come again; after one, if it brought what doesn't hold.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use archive::{Archive, ArchiveError, Comparison, Likeness, Resume, Stop, Writer};
 use pg_types::{Branch, Lsn, TimelineId};
@@ -13,6 +13,7 @@ use replication::{Event, Timing, Want};
 
 use super::{Observer, Receiver, Report};
 use crate::session::connect;
+use crate::world;
 use crate::{Facts, Link, SessionError};
 
 /// A segment of the usual size over a slow line; what takes longer is left undecided.
@@ -27,7 +28,7 @@ impl Receiver<'_> {
     /// # Errors
     /// If the server has another history, or is behind and has to be waited for.
     pub(super) async fn within_history(
-        &self,
+        &mut self,
         archive: &Archive,
         facts: &Facts,
         branch: &Branch,
@@ -36,29 +37,63 @@ impl Receiver<'_> {
     ) -> Result<Resume, SessionError> {
         let (timeline, archived) = (resume.timeline, resume.proved());
         let here = branch.stretches().iter().find(|stretch| stretch.timeline == timeline);
-        let server = here.and_then(|stretch| stretch.end).unwrap_or(facts.system.xlogpos);
+        let left = here.and_then(|stretch| stretch.end);
+        let server = left.unwrap_or(facts.system.xlogpos);
         if resume.start <= server && archived <= server {
-            if archived <= resume.start {
-                // Nothing that is stored will come again.
-                let compared = self.compare(archive, timeline, archived, archived).await;
-                if let Err(error @ SessionError::Diverged { .. }) = compared {
-                    return Err(error);
-                }
+            if archived > resume.start {
+                return Ok(resume);
             }
-            return Ok(resume);
+            // Nothing that is stored will come again.
+            let replaced = self.refuse_other(archive, timeline, archived, resume.start).await?;
+            return if replaced {
+                self.fetch_again(archive, branch, &resume, observer)
+            } else {
+                Ok(resume)
+            };
         }
         match self.compare(archive, timeline, archived, server).await? {
-            // A record was broken off by a crash of the server, which replaced the rest of it: the
-            // segments that it ran through hold nothing else.
-            Likeness::Differs(_) => {
-                if let Some(withdrawn) = archive.withdraw(timeline, archived)? {
-                    observer.report(&Report::Withdrawn(&withdrawn));
-                }
-                archive.resume(branch, self.ended, false)?.ok_or(SessionError::Closed)
-            }
+            Likeness::Differs(_) => self.fetch_again(archive, branch, &resume, observer),
+            // A timeline that was left gets no longer.
+            _ if left.is_some() => self.fetch_again(archive, branch, &resume, observer),
             Likeness::Same | Likeness::Unsure => {
                 Err(SessionError::Behind { server, archived: archived.max(resume.start) })
             }
+        }
+    }
+
+    /// A record was broken off by a crash of the server, which replaced the rest of it: the
+    /// segments that it ran through hold nothing else.
+    fn fetch_again(
+        &mut self,
+        archive: &Archive,
+        branch: &Branch,
+        resume: &Resume,
+        observer: &mut dyn Observer,
+    ) -> Result<Resume, SessionError> {
+        let here = branch.up_to(resume.timeline);
+        let here = here.as_ref().unwrap_or(branch);
+        if let Some(withdrawn) = archive.withdraw(here, resume.proved())? {
+            self.ended = None;
+            observer.report(&Report::Withdrawn(&withdrawn));
+        }
+        archive.resume(branch, self.ended, false)?.ok_or(SessionError::Closed)
+    }
+
+    /// Refuses a server that has other bytes for what is proved, if it can be asked; says whether
+    /// it has others behind that.
+    ///
+    /// # Errors
+    /// If it has another history.
+    pub(super) async fn refuse_other(
+        &self,
+        archive: &Archive,
+        timeline: TimelineId,
+        archived: Lsn,
+        until: Lsn,
+    ) -> Result<bool, SessionError> {
+        match self.compare(archive, timeline, archived, until).await {
+            Err(error @ SessionError::Diverged { .. }) => Err(error),
+            compared => Ok(matches!(compared, Ok(Likeness::Differs(_)))),
         }
     }
 
@@ -77,8 +112,12 @@ impl Receiver<'_> {
             Some(Stop::Diverged { .. }) => {}
             _ => return Ok(()),
         }
-        match self.compare(archive, timeline, archived, archived).await {
-            Err(error @ SessionError::Diverged { .. }) => Err(error),
+        match (self.compare(archive, timeline, archived, archived).await, writer.stop()) {
+            (Err(error @ SessionError::Diverged { .. }), _) => Err(error),
+            // Asked again it is the same: a byte that nothing protects was changed on the way.
+            (Ok(Likeness::Same), Some(Stop::Diverged { from, to })) => {
+                Err(SessionError::CameWrong { from: *from, to: *to })
+            }
             // A server that can't be asked has told enough.
             _ => Ok(()),
         }
@@ -148,7 +187,7 @@ async fn read(link: &mut Link, comparison: &mut Comparison) -> Result<(), Sessio
         }
         let Want::Wal { len, .. } = link.connection.want() else {
             let time_us = pg_micros_from_system_time(SystemTime::now());
-            link.connection.send_status(Instant::now(), time_us);
+            link.connection.send_status(world::now(), time_us);
             link.transmit()?;
             link.socket.readable().await.map_err(SessionError::Broken)?;
             link.read_input()?;
@@ -161,7 +200,7 @@ async fn read(link: &mut Link, comparison: &mut Comparison) -> Result<(), Sessio
             Some(got) => {
                 let taken = comparison.take(room.get(..got).unwrap_or_default());
                 taken.map_err(ArchiveError::from)?;
-                link.connection.handle_wal(got, Instant::now());
+                link.connection.handle_wal(got, world::now());
             }
         }
     }

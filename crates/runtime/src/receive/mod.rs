@@ -8,7 +8,7 @@ mod stream;
 use std::cell::Cell;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use archive::{
     Archive, ArchiveError, Claim, Event, Gap, LostBranch, Options, Resume, Stop, Withdrawn, Writer,
@@ -25,6 +25,7 @@ use self::guard::{Guard, Look};
 use crate::check::{Finding, Intent, Level, Settings, judge};
 use crate::gap::oldest_kept;
 use crate::session::{connect, history, read_slot};
+use crate::world;
 use crate::{AskError, Ended, Facts, Link, SessionError, Verdict};
 
 /// The first pause before another attempt; each failure doubles it.
@@ -177,7 +178,7 @@ pub async fn receive(
     };
     let mut pause = FIRST_PAUSE;
     loop {
-        let began = Instant::now();
+        let began = world::now();
         receiver.progressed = false;
         let result = receiver.session(disk, woken, &mut shutdown, observer).await;
         let error = match result {
@@ -208,7 +209,7 @@ pub async fn receive(
             return Err(error);
         }
         // A connection that brought something and was cut isn't a server that refuses.
-        if receiver.progressed || began.elapsed() > LONGEST_PAUSE {
+        if receiver.progressed || world::now().duration_since(began) > LONGEST_PAUSE {
             pause = FIRST_PAUSE;
         }
         let now = jittered(pause);
@@ -223,7 +224,7 @@ pub async fn receive(
 
 /// Between half of a pause and all of it, so that many receivers don't come back at once.
 fn jittered(pause: Duration) -> Duration {
-    let random = getrandom::u32().map_or(0.5, |random| f64::from(random) / f64::from(u32::MAX));
+    let random = world::random().map_or(0.5, |random| f64::from(random) / f64::from(u32::MAX));
     pause.mul_f64(0.5 + random / 2.0)
 }
 
@@ -321,16 +322,18 @@ impl Receiver<'_> {
             result = self.second_look(&archive, timeline, proved, &writer) => result?,
             _ = shutdown.wait_for(|stop| *stop) => return Ok(Ended::Stopped(Lsn::INVALID)),
         }
-        self.clear_up(&archive, timeline, &writer, observer)?;
+        let here = branch.up_to(timeline).unwrap_or_else(|| branch.clone());
+        self.clear_up(&archive, &here, proved, &writer, observer)?;
         if let Err(SessionError::Refused { message, .. }) = &result
             && message.sqlstate == SqlState::UNDEFINED_FILE
         {
             let removed = writer.received();
-            let gap = self.find_gap(&archive, &facts, &branch, (timeline, proved), removed);
+            // What came and didn't get to the disk any more is missing, too.
+            let positions = writer.positions();
+            let end = proved.max(positions.proved.0.min(positions.written.0));
+            let gap = self.find_gap(&archive, &branch, (timeline, end), removed);
             tokio::select! {
-                gap = gap => if let Some(gap) = gap? {
-                    return Err(SessionError::Gap(archive.record_gap(gap)?));
-                },
+                gap = gap => return Err(SessionError::Gap(archive.record_gap(gap?)?)),
                 _ = shutdown.wait_for(|stop| *stop) => return Ok(Ended::Stopped(Lsn::INVALID)),
             }
         }
@@ -401,10 +404,7 @@ impl Receiver<'_> {
             archive.admits(&identity)?;
             return Ok(Arc::clone(archive));
         }
-        let mut name = [0; 16];
-        // A name is for people; a machine without randomness has a worse one.
-        _ = getrandom::fill(&mut name);
-        let archive = Arc::new(self.claim.open(&identity, &name)?);
+        let archive = Arc::new(self.claim.open(&identity, &world::random_name())?);
         // Kept whatever becomes of this session: an archive is made once.
         self.archive = Some(Arc::clone(&archive));
         Ok(archive)
@@ -415,14 +415,13 @@ impl Receiver<'_> {
     async fn find_gap(
         &self,
         archive: &Archive,
-        facts: &Facts,
         branch: &Branch,
         (timeline, from): (TimelineId, Lsn),
         removed: Lsn,
-    ) -> Result<Option<Gap>, SessionError> {
-        let (size, end) = (archive.layout().segment_size, facts.system.xlogpos);
-        let kept = oldest_kept(&self.here, branch, size, removed.segment(size), end);
-        let Some((to_timeline, to)) = kept.await? else { return Ok(None) };
+    ) -> Result<Gap, SessionError> {
+        let size = archive.layout().segment_size;
+        let kept = oldest_kept(&self.here, branch, size, removed.segment(size));
+        let (to_timeline, to) = kept.await?;
         let reason = match self.guard.has_let_go() {
             true => {
                 "the slot had been let go (--max-slot-retention), and the server had removed it"
@@ -430,8 +429,8 @@ impl Receiver<'_> {
             false => "the server had removed it",
         };
         let reason = reason.to_owned();
-        let found = jiff::Timestamp::now().strftime("%FT%TZ").to_string();
-        Ok(Some(Gap { timeline, from, to_timeline, to, reason, found }))
+        let found = world::timestamp().strftime("%FT%TZ").to_string();
+        Ok(Gap { timeline, from, to_timeline, to, reason, found })
     }
 
     /// Where to start: at the archive's end, or where the slot begins.
@@ -446,6 +445,8 @@ impl Receiver<'_> {
         self.look_before(link, facts, observer).await?;
         let branch = history(link, archive, facts.system.timeline).await?;
         if let Some(gap) = self.behind.take() {
+            // A server that was put in its place meanwhile may have what that one hadn't.
+            self.refuse_other(archive, gap.timeline, gap.from, gap.from).await?;
             let resume = archive.begin_on(gap.to_timeline, gap.to);
             self.take_back(link, facts, &resume, observer).await?;
             return Ok((branch, resume, None));
@@ -491,15 +492,19 @@ impl Receiver<'_> {
     fn clear_up(
         &mut self,
         archive: &Archive,
-        timeline: TimelineId,
+        branch: &Branch,
+        archived: Lsn,
         writer: &Writer,
         observer: &mut dyn Observer,
     ) -> Result<(), SessionError> {
         match writer.stop() {
             Some(Stop::Disk(_)) => self.rebuild = true,
-            Some(Stop::Corrupt(_)) => {
+            // While what is archived comes again, that was proved before.
+            Some(Stop::Corrupt(_)) if writer.positions().proved.0 >= archived => {
                 let proved = writer.positions().proved.0;
-                if let Some(withdrawn) = archive.withdraw(timeline, proved)? {
+                if let Some(withdrawn) = archive.withdraw(branch, proved)? {
+                    // Its timeline's end is to be received again, perhaps.
+                    self.ended = None;
                     observer.report(&Report::Withdrawn(&withdrawn));
                 }
             }
@@ -531,7 +536,7 @@ async fn finish(writer: &mut Writer, disk: &mut dyn Disk, woken: &Notify) {
 async fn drain(writer: &mut Writer, disk: &mut dyn Disk, woken: &Notify) {
     loop {
         while let Some(completion) = disk.poll() {
-            writer.handle(completion, Instant::now());
+            writer.handle(completion, world::now());
         }
         // After the completions: what they made possible is to be waited for, too.
         while let Some((lane, chain)) = writer.poll_submission() {

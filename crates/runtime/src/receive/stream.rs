@@ -17,6 +17,7 @@ use tokio::sync::Notify;
 use tokio::time::{Sleep, sleep_until};
 
 use crate::receive::{Observer, Progress, Report, Shutdown};
+use crate::world;
 use crate::{Ended, Link, SessionError};
 
 /// Reads between two looks at signals and timers: at 128 KiB each some milliseconds.
@@ -68,7 +69,7 @@ impl<'a> Streaming<'a> {
         observer: &'a mut dyn Observer,
         standing: &'a Cell<Progress>,
     ) -> Self {
-        let now = Instant::now();
+        let now = world::now();
         Self {
             link,
             writer,
@@ -126,7 +127,7 @@ impl<'a> Streaming<'a> {
                 return Ok(Ended::Stopped(acknowledged));
             }
             if read == Read::Some {
-                self.progress(Instant::now());
+                self.progress(world::now());
                 tokio::task::yield_now().await;
             } else {
                 self.idle();
@@ -138,7 +139,7 @@ impl<'a> Streaming<'a> {
     /// Takes what has ended on the disk, and gives it what is to be done.
     fn complete(&mut self) {
         while let Some(completion) = self.disk.poll() {
-            self.writer.handle(completion, Instant::now());
+            self.writer.handle(completion, world::now());
         }
         self.submit();
     }
@@ -151,7 +152,7 @@ impl<'a> Streaming<'a> {
 
     /// Acknowledges what may be, unless there will soon be more, and sends what is to be sent.
     fn speak(&mut self) -> Result<(), SessionError> {
-        if !self.is_flushed_soon(Instant::now()) {
+        if !self.is_flushed_soon(world::now()) {
             self.acknowledge();
         }
         self.send()
@@ -166,7 +167,7 @@ impl<'a> Streaming<'a> {
 
     fn send(&mut self) -> Result<(), SessionError> {
         let time_us = pg_micros_from_system_time(SystemTime::now());
-        self.link.connection.send_status(Instant::now(), time_us);
+        self.link.connection.send_status(world::now(), time_us);
         self.link.transmit()
     }
 
@@ -224,7 +225,7 @@ impl<'a> Streaming<'a> {
             _ => Read::Nothing,
         };
         if read == Read::Some {
-            self.last_read = Instant::now();
+            self.last_read = world::now();
         }
         Ok(read)
     }
@@ -243,7 +244,7 @@ impl<'a> Streaming<'a> {
             Some(0) => return Err(SessionError::Closed),
             Some(got) => got,
         };
-        let (now, wal) = (Instant::now(), got.min(wanted));
+        let (now, wal) = (world::now(), got.min(wanted));
         self.writer.take(wal);
         self.link.connection.handle_wal(wal, now);
         if got > wal {
@@ -255,7 +256,8 @@ impl<'a> Streaming<'a> {
     /// Nothing can be read: whoever waits for an fsync gets one.
     fn idle(&mut self) {
         let upstream = self.link.connection.wal_end().unwrap_or(Lsn::INVALID);
-        if self.link.connection.wants_tail() || self.last_read.elapsed() >= STALL {
+        if self.link.connection.wants_tail() || world::now().duration_since(self.last_read) >= STALL
+        {
             if !self.writer.all_durable() {
                 self.writer.flush_all();
             }
@@ -288,7 +290,7 @@ impl<'a> Streaming<'a> {
             _ = shutdown.changed() => {}
             () = timer => {}
         }
-        let now = Instant::now();
+        let now = world::now();
         self.writer.handle_timeout(now, self.disk);
         self.link.connection.handle_timeout(now, reading)?;
         self.progress(now);
@@ -297,12 +299,12 @@ impl<'a> Streaming<'a> {
 
     fn deadline(&self) -> Instant {
         let stall = self.last_read + STALL;
-        let unwritten = !self.writer.all_durable() && stall > Instant::now();
+        let unwritten = !self.writer.all_durable() && stall > world::now();
         let timeouts = [
             self.link.connection.next_timeout(),
             self.writer.next_timeout(),
             unwritten.then_some(stall),
-            self.writer.is_syncing().then(|| Instant::now() + SLOW_SYNC),
+            self.writer.is_syncing().then(|| world::now() + SLOW_SYNC),
         ];
         timeouts.into_iter().flatten().fold(self.next_progress, Instant::min)
     }

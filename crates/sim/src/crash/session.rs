@@ -317,7 +317,7 @@ impl<'a> Session<'a> {
     pub fn withdraw(mut self) -> Result<Self, SessionError> {
         self.drain()?;
         let proved = self.writer.validator().proved().0;
-        let withdrawn = self.archive.withdraw(self.primary.timeline(), proved)?;
+        let withdrawn = self.archive.withdraw(&self.primary.branch(), proved)?;
         if let Some(withdrawn) = withdrawn {
             let size = self.primary.segment_size();
             self.ledger.sealed.retain(|number| number.end(size) <= proved);
