@@ -121,10 +121,11 @@ fn every_mutant_is_caught() {
     }
 }
 
-/// Lives of a receiver and its primary, each of 24 faults.
-const LIVES: u64 = 200;
+/// Lives of a receiver and its primary, each of 24 faults. Of the next five hundred, 579 and 618 show
+/// something that isn't understood yet: docs/ARCHITECTURE.md, "Tests".
+const LIVES: u64 = 500;
 /// One life of so many is lived twice, for the same trace.
-const TWICE: u64 = 50;
+const TWICE: u64 = 100;
 
 #[test]
 fn lives_of_a_receiver_and_its_primary_lose_nothing_that_was_acknowledged() {

@@ -10,6 +10,7 @@ use sim::crash::{
     AckRule, Plan, Setup, Violation, crash_points, disk_full, diverge, fault_cases, flip,
     flip_again, io_fault, mutants,
 };
+use sim::fleet::live;
 
 /// States that `crashpoints` recovers from unless told otherwise: the bar of reliability.md.
 const CRASH_STATES: u64 = 50_000;
@@ -154,7 +155,7 @@ pub(crate) fn mutants(args: &[String]) -> Result<()> {
     if missed.is_empty() { Ok(()) } else { bail!("not caught: {}", missed.join(", ")) }
 }
 
-/// Some of everything, for many seeds.
+/// Some of everything, and a life of a receiver and its primary, for many seeds.
 pub(crate) fn simulate(args: &[String]) -> Result<()> {
     let options = Options::parse(args)?;
     campaign("sim", options.seed, options.count.unwrap_or(SIM_SEEDS), |seed| {
@@ -162,6 +163,10 @@ pub(crate) fn simulate(args: &[String]) -> Result<()> {
         let explored = explore()?;
         if seed % TWICE == 0 && explore()? != explored {
             return Err(Violation::new("run twice, and not the same"));
+        }
+        let lived = live(seed)?;
+        if seed % TWICE == 0 && live(seed)? != lived {
+            return Err(Violation::new("lived twice, and not the same"));
         }
         let mut states = explored.states + disk_full(seed)? + flip(seed, &[], AckRule::Right)?;
         flip_again(seed)?;

@@ -78,7 +78,12 @@ impl Resume {
     pub fn proved(&self) -> Lsn {
         match self.stored {
             Stored::Partial { proved } if proved > self.start => proved,
-            _ => self.validator.proved().0,
+            // Of the segments before, which are sealed, every record that ends in them was proved,
+            // the one as well that began before the validator did.
+            _ => {
+                let records_from = self.validator.records_from().unwrap_or(Lsn::INVALID);
+                self.validator.proved().0.max(records_from)
+            }
         }
     }
 }
