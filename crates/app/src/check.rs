@@ -8,9 +8,12 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use archive::{ArchiveError, Catalogue};
+use backup::Backups;
 use disk::RealFiles;
+use jiff::Timestamp;
 use pg_wire::settings::ConnectionSettings;
 use runtime::check::{Finding, Intent, Level, Plain, Settings, judge, judge_refusal, judge_slot};
 use runtime::{SessionError, read_slot};
@@ -18,7 +21,7 @@ use serde_json::{Value, json};
 
 use crate::cli::{CheckArgs, TalkArgs};
 use crate::observer::size;
-use crate::{Failure, board, connect, log};
+use crate::{Failure, board, connect, list, log};
 
 /// Further apart, times in WAL and in the archive's log can't be compared.
 const CLOCK_TOLERANCE_S: f64 = 5.0;
@@ -43,7 +46,7 @@ pub(crate) fn run(args: &CheckArgs) -> Result<ExitCode, Failure> {
         findings.extend(runtime.block_on(check_server(args, &settings)));
     }
     if let Some(archive) = &args.archive {
-        findings.extend(check_archive(archive, args.max_lag));
+        findings.extend(check_archive(archive, args));
     }
     let worst = findings.iter().map(|finding| finding.level).max().unwrap_or(Level::Fine);
     let text = if args.nagios {
@@ -124,7 +127,7 @@ fn clock(ahead_s: f64) -> Finding {
     }
 }
 
-fn check_archive(archive: &Path, max_lag: u64) -> Vec<Finding> {
+fn check_archive(archive: &Path, args: &CheckArgs) -> Vec<Finding> {
     let shown = archive.display();
     let files = Arc::new(RealFiles::new(archive.to_owned()));
     let catalogue = match Catalogue::open(files) {
@@ -144,8 +147,9 @@ fn check_archive(archive: &Path, max_lag: u64) -> Vec<Finding> {
     let mut findings = vec![Finding::fine("archive", what)];
     findings.extend(modes(archive));
     findings.extend(space(archive, catalogue.layout().segment_size.bytes()));
-    findings.extend(receiver(archive, max_lag));
+    findings.extend(receiver(archive, args.max_lag));
     findings.extend(holes(&catalogue));
+    findings.push(backups(&catalogue, archive, args.max_backup_age));
     findings
 }
 
@@ -259,6 +263,44 @@ fn holes(catalogue: &Catalogue) -> Vec<Finding> {
         )
     }));
     findings
+}
+
+/// Whether a backup is there that recovery is possible from, and young enough to be quick.
+fn backups(catalogue: &Catalogue, archive: &Path, max_age: Duration) -> Finding {
+    let check = "backups";
+    let hint = "`seawall backup`";
+    let windows = catalogue
+        .survey()
+        .map_err(|error| Failure::from(ArchiveError::from(error)))
+        .and_then(|survey| list::widest_windows(catalogue, &survey, archive));
+    let newest = Backups::open(archive)
+        .and_then(|backups| backups.list())
+        .map(|(all, _)| all.into_iter().max_by(|one, other| one.ended.cmp(&other.ended)));
+    let (windows, newest) = match (windows, newest) {
+        (Ok(windows), Ok(newest)) => (windows, newest),
+        (Err(error), _) => {
+            return Finding::error(check, error.to_string(), "see docs/OPERATIONS.md");
+        }
+        (_, Err(error)) => {
+            return Finding::error(check, error.to_string(), "see docs/OPERATIONS.md");
+        }
+    };
+    let Some(newest) = newest else {
+        return Finding::warning(check, "there is none: WAL alone restores nothing", hint);
+    };
+    if windows.is_empty() {
+        let what =
+            format!("WAL that is missing lets none be recovered from, {} neither", newest.id);
+        return Finding::error(check, what, hint);
+    }
+    let ended: Option<Timestamp> = newest.ended.parse().ok();
+    let age = ended.and_then(|ended| Timestamp::now().duration_since(ended).try_into().ok());
+    let what = format!("the newest, {}, is of {}", newest.id, newest.ended);
+    if age.is_some_and(|age: Duration| age > max_age) {
+        Finding::warning(check, format!("{what}: recovery has much WAL to go through"), hint)
+    } else {
+        Finding::fine(check, what)
+    }
 }
 
 fn as_text(findings: &[Finding], verbose: bool) -> String {

@@ -147,40 +147,49 @@ fn servers_that_are_too_small_are_named() {
 }
 
 /// Of the archive alone.
-fn archive_faults(archive: &Path) -> Vec<String> {
+fn archive_faults(archive: &Path, args: &[&str]) -> Vec<String> {
     let mut check = seawall(&["check", "--no-server", "-A"]);
-    check.arg(archive);
+    check.arg(archive).args(args);
     faults(check)
+}
+
+/// A base backup, so that nothing is wanting.
+fn back_up(server: &Server, archive: &Path) {
+    let mut backup = seawall(&["backup", "-c", "fast", "-A"]);
+    ended(backup.arg(archive).args(["-d", &server.conninfo()])).is_well();
 }
 
 #[test]
 fn each_fault_of_an_archive_is_named() {
     let (server, scratch) = (forgetful_server(18), scratch());
     let archive = scratch.path().join("archive");
-    assert_eq!(archive_faults(&archive), ["archive: error"]);
+    assert_eq!(archive_faults(&archive, &[]), ["archive: error"]);
     let proxy = Proxy::start(server.port()).must();
     let port = Some(proxy.port());
     let options = ReceiverOptions { port, slot: false, ..ReceiverOptions::default() };
     let mut receiver = Receiver::start(&server, &archive, &options);
     receiver.await_streaming(&server);
     receiver.await_flush(&server, server_flush(&server));
-    assert_eq!(archive_faults(&archive), Vec::<String>::new());
+    assert_eq!(archive_faults(&archive, &[]), ["backups: warning"]);
+    back_up(&server, &archive);
+    assert_eq!(archive_faults(&archive, &[]), Vec::<String>::new());
+    assert_eq!(archive_faults(&archive, &["--max-backup-age", "0s"]), ["backups: warning"]);
 
     fs::set_permissions(&archive, Permissions::from_mode(0o755)).must();
-    assert_eq!(archive_faults(&archive), ["archive_modes: warning"]);
+    assert_eq!(archive_faults(&archive, &[]), ["archive_modes: warning"]);
     fs::set_permissions(&archive, Permissions::from_mode(0o700)).must();
 
     receiver.stop();
-    assert_eq!(archive_faults(&archive), ["receiver: error"]);
+    assert_eq!(archive_faults(&archive, &[]), ["receiver: error"]);
     forget(&server);
     let mut receiver = Receiver::start(&server, &archive, &options);
     receiver.await_streaming(&server);
     receiver.await_flush(&server, server_flush(&server));
-    assert_eq!(archive_faults(&archive), ["gaps: error"]);
+    assert_eq!(archive_faults(&archive, &[]), ["gaps: error"]);
     receiver.stop();
 
     fs::write(archive.join("seawall.json"), "{").must();
-    assert_eq!(archive_faults(&archive), ["archive: error"]);
+    assert_eq!(archive_faults(&archive, &[]), ["archive: error"]);
 }
 
 #[test]
@@ -191,16 +200,13 @@ fn a_receiver_that_lags_and_a_disk_that_fills_are_named() {
     let mut receiver = Receiver::start(&server, &archive, &ReceiverOptions::default());
     receiver.await_streaming(&server);
     receiver.await_flush(&server, server_flush(&server));
-    assert_eq!(archive_faults(&archive), ["archive_space: error"]);
+    let unsaved = ["archive_space: error", "backups: warning"];
+    assert_eq!(archive_faults(&archive, &[]), unsaved);
     disk.freeze();
     server.sql("CREATE TABLE u AS SELECT generate_series(1, 60000) i").must();
-    let lag = || {
-        let mut check = seawall(&["check", "--no-server", "--max-lag", "1MB", "-A"]);
-        check.arg(&archive);
-        faults(check)
-    };
+    let lag = || archive_faults(&archive, &["--max-lag", "1MB"]);
     let until = std::time::Instant::now() + LIMIT;
-    while lag() != ["archive_space: error", "lag: warning"] {
+    while lag() != ["archive_space: error", "lag: warning", "backups: warning"] {
         assert!(std::time::Instant::now() < until, "{:?}", lag());
     }
     disk.thaw();

@@ -57,7 +57,8 @@ fn survives_a_clean_restart_18() {
 
 #[test]
 fn quiet_says_nothing_when_all_is_well() {
-    let (server, scratch) = (server(18, 1, &[]), scratch());
+    // Without a bound a slot is something to warn of.
+    let (server, scratch) = (server(18, 1, &["max_slot_wal_keep_size = 1GB"]), scratch());
     let more = ["-q", "--slot", SLOT, "--create-slot"];
     let mut command = receive(&server, &scratch.path().join("archive"), &more);
     let mut quiet = Running::spawn(&mut command, "seawall receive -q").must();

@@ -322,6 +322,9 @@ pub(crate) struct CheckArgs {
     /// Warn when the receiver is behind by more than this.
     #[arg(long, value_name = "SIZE", default_value = "1GB", value_parser = bytes)]
     pub(crate) max_lag: u64,
+    /// Warn when the newest base backup is older than this.
+    #[arg(long, value_name = "TIME", default_value = "7d", value_parser = duration)]
+    pub(crate) max_backup_age: Duration,
     /// Show what is well, too.
     #[arg(short = 'v', long)]
     pub(crate) verbose: bool,
@@ -402,6 +405,12 @@ fn bytes(text: &str) -> Result<u64, String> {
     pg_wire::row::parse_size(text)
         .filter(|bytes| *bytes > 0)
         .ok_or_else(|| "expected a size such as 512MB, 10GB or 1TB".to_owned())
+}
+
+/// A time as the server writes it.
+fn duration(text: &str) -> Result<Duration, String> {
+    pg_wire::row::parse_duration(text)
+        .ok_or_else(|| "expected a time such as 90min, 12h or 7d".to_owned())
 }
 
 /// Seconds as pg_receivewal takes them, or a duration as the server writes it.
