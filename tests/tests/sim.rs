@@ -121,7 +121,7 @@ fn every_mutant_is_caught() {
     }
 }
 
-/// Lives of a receiver and its primary, each of 24 faults. Of the next five hundred, 579 and 618 show
+/// Lives of a receiver and its primary, each of 24 faults. Of the next five hundred, 579 shows
 /// something that isn't understood yet: docs/ARCHITECTURE.md, "Tests".
 const LIVES: u64 = 500;
 /// One life of so many is lived twice, for the same trace.

@@ -3,7 +3,7 @@
 //! - [`Intake`] takes a backup's bytes as they come, writes its tar files, and holds every file in
 //!   them against the manifest ([`Manifest`]); [`Backups`] is where they are kept: a backup is one
 //!   once its `backup.json` ([`Description`]) has its name.
-//! - [`Window`] says from where to where recovery from a backup is possible, and [`choose`] which
+//! - [`Window`] says from where to where recovery from a backup is possible, and [`choose()`] which
 //!   backup a [`Target`] is reached from: decided from the archive's WAL, before anything is
 //!   written.
 //! - [`restore()`] makes the data directory, and [`Recovery`] its configuration.

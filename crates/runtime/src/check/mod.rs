@@ -1,7 +1,7 @@
 //! Whether a server is set up so that its WAL can be received, and what its settings mean here:
 //! what would have warned yesterday.
 //!
-//! Facts are asked for ([`Settings::ask`]) and judged apart ([`judge`]), so that a check-list and a
+//! Facts are asked for ([`Settings::ask`]) and judged apart ([`judge()`]), so that a check-list and a
 //! receiver's own start say the same. Nothing is changed on the server.
 
 mod judge;

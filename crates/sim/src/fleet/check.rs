@@ -50,11 +50,14 @@ pub(super) fn kept(disk: &SimDisk, log: &Log, promised: &Promised) -> Result<(),
         .and_then(|claim| claim.open(&identity(log), &[7; 16]));
     let archive = opened.map_err(|error| wrong(error.to_string()))?;
     let gaps = archive.gaps().map_err(|error| wrong(error.to_string()))?;
-    for (timeline, flush) in &promised.flush {
+    // The end of a gap is acknowledged before anything behind it is there; a timeline that was left
+    // then has nothing to be kept.
+    let is_kept = |(timeline, flush): &(&TimelineId, &Lsn)| {
+        let left = log.left.iter().any(|(left, _)| left == *timeline);
+        !(left && promised.gap_ends.contains(flush))
+    };
+    for (timeline, flush) in promised.flush.iter().filter(is_kept) {
         let left = log.left.iter().position(|(left, _)| left == timeline);
-        if left.is_some() && promised.gap_ends.contains(flush) {
-            continue;
-        }
         let place = left.unwrap_or(log.left.len());
         let from = place.checked_sub(1).map_or(begin, |parent| log.left[parent].1.max(begin));
         timeline_kept(&disk, log, *timeline, (begin, from, *flush), &gaps).map_err(wrong)?;
@@ -62,13 +65,18 @@ pub(super) fn kept(disk: &SimDisk, log: &Log, promised: &Promised) -> Result<(),
     let resume = archive.resume(&branch(log)?, None, false);
     let resume = resume.map_err(|error| wrong(format!("resume: {error}")))?;
     let proved = resume.as_ref().map_or(Lsn::INVALID, archive::Resume::proved);
-    for (timeline, flush) in &promised.flush {
+    for (timeline, flush) in promised.flush.iter().filter(is_kept) {
         let until = log.switch_of(*timeline).map_or(*flush, |(_, switch)| switch.min(*flush));
-        // Behind a gap that is recorded, nothing but its end may have been acknowledged yet.
-        let is_gap = |gap: &Gap| gap.from.segment_start(SEGMENT_SIZE) <= proved && until <= gap.to;
-        if proved < until && !gaps.iter().any(is_gap) {
+        // Behind a gap that is recorded, or several in a row, nothing but its end may have been
+        // acknowledged yet.
+        let reached = gaps.iter().fold(proved, |reached, gap| {
+            let follows = gap.from.segment_start(SEGMENT_SIZE) <= reached;
+            if follows { reached.max(gap.to) } else { reached }
+        });
+        if reached < until {
             return Err(wrong(format!(
-                "{until} was acknowledged on timeline {timeline}, and {proved} is proved"
+                "{until} was acknowledged on timeline {timeline}, and {proved} is proved, but for \
+                 {gaps:?}"
             )));
         }
     }

@@ -444,8 +444,13 @@ impl Life {
     fn go_elsewhere(&mut self) {
         let Some(mut log) = self.copy.take() else { return };
         let (timeline, common) = (log.timeline, log.end());
-        let archived = self.server.acknowledged.get(&timeline);
-        if archived.is_none_or(|archived| *archived <= common.saturating_add(64)) {
+        // A whole record, that is: the beginning of one may be acknowledged to a server that asks
+        // for just it, and tells no history from another.
+        let archived = self.server.acknowledged.get(&timeline).copied().unwrap_or(Lsn::INVALID);
+        let is_further = self.server.log.truth(timeline).is_some_and(|truth| {
+            truth.records().iter().any(|record| record.lsn >= common && record.end <= archived)
+        });
+        if !is_further {
             return;
         }
         self.count("an old copy in its place");
