@@ -26,6 +26,7 @@ pub mod message;
 pub mod pgpass;
 pub mod query;
 pub mod row;
+pub mod server;
 pub mod settings;
 pub mod startup;
 pub mod stream;

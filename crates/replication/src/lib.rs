@@ -5,6 +5,8 @@
 //! payload of a stream goes from the socket straight to where it is validated and written; it
 //! takes bytes, positions and the time, and gives bytes to send and events.
 //!
+//! [`sender`] is the other side: a connection of a client to us.
+//!
 //! Never here: sockets, clocks, sleeping, what to do about an error. Never done: acknowledging
 //! anything but what [`pg_types::Positions::acknowledgement`] gave, with the one exception that
 //! [`Connection::acknowledge`] words.
@@ -13,6 +15,7 @@ mod base_backup;
 mod connection;
 mod error;
 mod inbox;
+pub mod sender;
 mod start;
 mod stream;
 

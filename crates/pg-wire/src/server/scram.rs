@@ -1,0 +1,284 @@
+//! The server's side of SCRAM-SHA-256 (RFC 5802, RFC 7677), as auth-scram.c speaks it.
+//!
+//! A user who doesn't exist gets a challenge like anybody else, goes through the same steps, and
+//! fails at the same place. Comparisons take the same time whatever they compare.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+
+use super::Verifier;
+use super::response::Refusal;
+use crate::message::SqlState;
+
+/// The only mechanism that is offered: without TLS there is no channel to bind to.
+pub const MECHANISM: &str = "SCRAM-SHA-256";
+
+/// Bytes of the server's nonce (`SCRAM_RAW_NONCE_LEN`, common/scram-common.h).
+pub const NONCE_LEN: usize = 18;
+
+/// An exchange that waits for the client's first or last message.
+pub struct Exchange {
+    verifier: Verifier,
+    /// Nobody's password is right.
+    doomed: bool,
+    nonce: String,
+    state: State,
+}
+
+enum State {
+    First,
+    Final {
+        /// The client's first message without its header.
+        first_bare: String,
+        /// What the client has to give back of its header, in base64.
+        binding: String,
+        server_first: String,
+        nonce: String,
+    },
+    Done,
+}
+
+/// What is sent next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// The challenge.
+    Continue(Vec<u8>),
+    /// The proof that the server knows the verifier: the client is let in.
+    Success(Vec<u8>),
+    /// The password is wrong, or the user isn't known.
+    Failure,
+}
+
+impl Exchange {
+    /// An exchange with a user who has this verifier, or with nobody. `nonce` is random; `mock` is
+    /// a secret that doesn't change, from which the salt of users that don't exist is made.
+    #[must_use]
+    pub fn new(
+        verifier: Option<Verifier>,
+        user: &str,
+        nonce: [u8; NONCE_LEN],
+        mock: &[u8],
+    ) -> Self {
+        let doomed = verifier.is_none();
+        let verifier = verifier.unwrap_or_else(|| {
+            let hash = hmac(mock, &[user.as_bytes()]);
+            let mut salt = [0; 16];
+            salt.iter_mut().zip(hash).for_each(|(to, from)| *to = from);
+            Verifier::mock(salt)
+        });
+        Self { verifier, doomed, nonce: STANDARD.encode(nonce), state: State::First }
+    }
+
+    /// Takes the body of a password message: the first one names the mechanism.
+    ///
+    /// # Errors
+    /// What a client is told that doesn't keep to the protocol.
+    pub fn handle(&mut self, body: &[u8]) -> Result<Step, Refusal> {
+        match std::mem::replace(&mut self.state, State::Done) {
+            State::First => self.first(initial_response(body)?),
+            State::Final { first_bare, binding, server_first, nonce } => {
+                let message = as_text(body)?;
+                let (without_proof, proof) =
+                    message.rsplit_once(",p=").ok_or_else(|| malformed("there is no proof"))?;
+                let mut attributes = without_proof.split(',');
+                let mut attribute = |name: &str| {
+                    attributes.next().and_then(|text| text.strip_prefix(name).map(str::to_owned))
+                };
+                if attribute("c=").as_deref() != Some(&*binding) {
+                    return Err(violation(
+                        "unexpected SCRAM channel-binding attribute in client-final-message",
+                    ));
+                }
+                if attribute("r=").as_deref() != Some(&*nonce) {
+                    return Err(violation("invalid SCRAM response (nonce mismatch)"));
+                }
+                let proof = STANDARD.decode(proof).ok().and_then(|proof| proof.try_into().ok());
+                let proof: [u8; 32] =
+                    proof.ok_or_else(|| malformed("the proof isn't one of SHA-256"))?;
+                let auth = [&*first_bare, ",", &server_first, ",", without_proof];
+                Ok(self.verify(&auth.map(str::as_bytes), proof))
+            }
+            State::Done => Err(violation("the SCRAM exchange has ended")),
+        }
+    }
+
+    /// `n,,n=,r=nonce`
+    fn first(&mut self, message: &str) -> Result<Step, Refusal> {
+        let flag = message.chars().next();
+        let header = match flag {
+            Some('n' | 'y') => message.get(1..).and_then(|rest| rest.strip_prefix(",,")),
+            Some('p') => {
+                return Err(violation(
+                    "the client requires SCRAM channel binding, which takes TLS",
+                ));
+            }
+            _ => None,
+        };
+        let Some(bare) = header else {
+            return Err(malformed("unexpected channel-binding flag, or an authorization identity"));
+        };
+        let mut attributes = bare.split(',');
+        // The name is the startup packet's; libpq sends an empty one.
+        let named = attributes.next().is_some_and(|text| text.starts_with("n="));
+        let client_nonce = attributes.next().and_then(|text| text.strip_prefix("r="));
+        let client_nonce = client_nonce.filter(|nonce| {
+            named && !nonce.is_empty() && nonce.bytes().all(|byte| (0x21..=0x7E).contains(&byte))
+        });
+        let Some(client_nonce) = client_nonce else {
+            return Err(malformed("a name and a nonce were expected"));
+        };
+        let nonce = format!("{client_nonce}{}", self.nonce);
+        let Verifier { iterations, salt, .. } = &self.verifier;
+        let server_first = format!("r={nonce},s={},i={iterations}", STANDARD.encode(salt));
+        let step = Step::Continue(server_first.clone().into_bytes());
+        let binding = STANDARD.encode(if flag == Some('y') { "y,," } else { "n,," });
+        self.state = State::Final { first_bare: bare.to_owned(), binding, server_first, nonce };
+        Ok(step)
+    }
+
+    fn verify(&self, auth: &[&[u8]], proof: [u8; 32]) -> Step {
+        let mut client_key = hmac(&self.verifier.stored_key, auth);
+        client_key.iter_mut().zip(proof).for_each(|(to, from)| *to ^= from);
+        let stored_key: [u8; 32] = Sha256::digest(client_key).into();
+        let right: bool = stored_key.ct_eq(&self.verifier.stored_key).into();
+        if !right || self.doomed {
+            return Step::Failure;
+        }
+        let signature = hmac(&self.verifier.server_key, auth);
+        Step::Success(format!("v={}", STANDARD.encode(signature)).into_bytes())
+    }
+}
+
+fn hmac(key: &[u8], parts: &[&[u8]]) -> [u8; 32] {
+    let Ok(mut hmac) = Hmac::<Sha256>::new_from_slice(key) else {
+        debug_assert!(false, "HMAC takes keys of any length");
+        return [0; 32];
+    };
+    for part in parts {
+        hmac.update(part);
+    }
+    hmac.finalize().into_bytes().into()
+}
+
+/// The mechanism's name, a length, and as many bytes.
+fn initial_response(body: &[u8]) -> Result<&str, Refusal> {
+    let mut reader = crate::reader::Reader::new(body);
+    let mechanism = reader.c_string();
+    if mechanism != Some(MECHANISM.as_bytes()) {
+        return Err(violation("client selected an invalid SASL authentication mechanism"));
+    }
+    let len = reader.u32().and_then(|len| usize::try_from(len).ok());
+    let message = len.and_then(|len| reader.take(len)).filter(|_| reader.is_empty());
+    as_text(message.ok_or_else(|| malformed("its length is wrong"))?)
+}
+
+fn as_text(bytes: &[u8]) -> Result<&str, Refusal> {
+    std::str::from_utf8(bytes).map_err(|_| malformed("it isn't text"))
+}
+
+fn malformed(what: &str) -> Refusal {
+    Refusal::fatal(SqlState::PROTOCOL_VIOLATION, "malformed SCRAM message").detail(what)
+}
+
+fn violation(message: &str) -> Refusal {
+    Refusal::fatal(SqlState::PROTOCOL_VIOLATION, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use postgres_protocol::authentication::sasl::{ChannelBinding, ScramSha256};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const NONCE: [u8; NONCE_LEN] = [7; NONCE_LEN];
+
+    fn initial(message: &[u8]) -> Vec<u8> {
+        let len = u32::try_from(message.len()).unwrap().to_be_bytes();
+        [b"SCRAM-SHA-256\0", len.as_slice(), message].concat()
+    }
+
+    /// postgres-protocol's client against this server.
+    fn exchange(password: &[u8], verifier: Option<Verifier>, binding: ChannelBinding) -> Step {
+        let mut client = ScramSha256::new(password, binding);
+        let mut server = Exchange::new(verifier, "u", NONCE, b"mock");
+        let Step::Continue(challenge) = server.handle(&initial(client.message())).unwrap() else {
+            panic!("no challenge")
+        };
+        client.update(&challenge).unwrap();
+        let step = server.handle(client.message()).unwrap();
+        if let Step::Success(proof) = &step {
+            client.finish(proof).unwrap();
+        }
+        step
+    }
+
+    fn verifier() -> Verifier {
+        Verifier::parse(&Verifier::text_of_password(b"right")).unwrap()
+    }
+
+    #[test]
+    fn the_right_password_and_no_other() {
+        let ok = |step| matches!(step, Step::Success(_));
+        assert!(ok(exchange(b"right", Some(verifier()), ChannelBinding::unsupported())));
+        assert!(ok(exchange(b"right", Some(verifier()), ChannelBinding::unrequested())));
+        let wrong = exchange(b"wrong", Some(verifier()), ChannelBinding::unsupported());
+        assert_eq!(wrong, Step::Failure);
+        assert_eq!(exchange(b"right", None, ChannelBinding::unsupported()), Step::Failure);
+    }
+
+    #[test]
+    fn a_user_who_does_not_exist_always_has_the_same_salt() {
+        let challenge = |user: &str, nonce| {
+            let mut server = Exchange::new(None, user, nonce, b"mock");
+            let Ok(Step::Continue(challenge)) = server.handle(&initial(b"n,,n=,r=abc")) else {
+                panic!("no challenge")
+            };
+            let text = String::from_utf8(challenge).unwrap();
+            text.split_once(",s=").unwrap().1.to_owned()
+        };
+        assert_eq!(challenge("a", NONCE), challenge("a", [8; NONCE_LEN]));
+        assert_ne!(challenge("a", NONCE), challenge("b", NONCE));
+        assert!(challenge("a", NONCE).ends_with(",i=4096"));
+    }
+
+    #[test]
+    fn what_is_no_scram_is_refused() {
+        let check = |bodies: &[&[u8]], expect: &str| {
+            let mut server = Exchange::new(Some(verifier()), "u", NONCE, b"mock");
+            let mut steps: Vec<_> = bodies.iter().map(|body| server.handle(body)).collect();
+            let refusal = steps.pop().unwrap().unwrap_err();
+            let text = format!("{} {:?}", refusal.message, refusal.detail);
+            assert!(refusal.is_fatal() && text.contains(expect), "{text}");
+        };
+        check(&[b"password\0"], "invalid SASL");
+        check(&[b"SCRAM-SHA-256-PLUS\0"], "invalid SASL");
+        check(&[b"SCRAM-SHA-256\0\xff\xff\xff\xff"], "length is wrong");
+        check(&[&initial(b"p=tls-server-end-point,,n=,r=x")], "channel binding");
+        check(&[&initial(b"n,a=x,n=,r=x")], "authorization identity");
+        check(&[&initial(b"n,,r=x")], "a name and a nonce");
+        check(&[&initial(b"n,,n=,r=")], "a name and a nonce");
+        check(&[&initial(b"")], "channel-binding flag");
+        let first = initial(b"n,,n=,r=abc");
+        let check_last = |last: &[u8], expect: &str| check(&[&first, last], expect);
+        check_last(b"c=biws,r=abc", "no proof");
+        check_last(b"c=eSws,r=abc,p=x", "channel-binding attribute");
+        check_last(b"c=biws,r=abc,p=x", "nonce mismatch");
+        check_last(b"\xff", "isn't text");
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_refused(
+            first in prop::collection::vec(any::<u8>(), 0..60),
+            second in prop::collection::vec(any::<u8>(), 0..60),
+        ) {
+            let mut server = Exchange::new(Some(verifier()), "u", NONCE, b"mock");
+            let _ = server.handle(&initial(&first));
+            prop_assert!(!matches!(server.handle(&second), Ok(Step::Success(_))));
+        }
+    }
+}

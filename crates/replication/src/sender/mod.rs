@@ -1,0 +1,627 @@
+//! A connection of a client to us, from its first packet to the end of its stream: what a WAL
+//! sender says, in the words of the upstream's version.
+//!
+//! Bytes go in ([`Sender::handle_input`]) and come out ([`Sender::poll_transmit`]). What takes an
+//! archive is asked for ([`Sender::poll_ask`]) and answered ([`Sender::login`],
+//! [`Sender::answer`]); until then nothing more of the client's is read. While it streams,
+//! [`Sender::next_piece`] says which WAL is to be sent; its bytes never come through here.
+//!
+//! Invariant: no piece ends behind the limit that the last [`Sender::advance`] gave.
+
+mod answer;
+mod host;
+mod lag;
+mod stream;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use pg_types::Lsn;
+use pg_wire::message::SqlState;
+use pg_wire::row::parse_duration;
+use pg_wire::server::Verifier;
+use pg_wire::server::frame::{self, ClientMessage, FrameError, MAX_BODY, MAX_LOGIN_BODY};
+use pg_wire::server::grammar::{self, Command};
+use pg_wire::server::response::{Refusal, Responses};
+use pg_wire::server::scram::{self, Exchange, NONCE_LEN};
+use pg_wire::server::startup::{FirstPacket, StartupMessage};
+use pg_wire::stream::EndOfTimeline;
+
+pub use answer::{Answer, SlotAnswer};
+pub use host::Host;
+pub use stream::{Piece, Standing, Status};
+
+use self::stream::{After, Stream};
+
+/// What a connection is given that nobody can guess, and its number.
+#[derive(Clone, Debug)]
+pub struct Secrets {
+    /// Its number: `pg_stat_replication.pid`.
+    pub process_id: u32,
+    /// What a cancel request has to know.
+    pub cancel_key: [u8; 32],
+    /// The server's part of the SCRAM nonce.
+    pub nonce: [u8; NONCE_LEN],
+    /// What the salts of users who don't exist are made of; the same for every connection.
+    pub mock: Vec<u8>,
+}
+
+/// How a user has to prove who they are.
+#[derive(Clone, Debug)]
+pub enum Login {
+    /// Not at all.
+    Trust,
+    /// By SCRAM-SHA-256 against this verifier; `None` if there is no such user.
+    Scram(Option<Verifier>),
+}
+
+/// What somebody else has to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Ask {
+    /// Look how this user logs in; then [`Sender::login`].
+    Login(String),
+    /// Do this; then [`Sender::answer`].
+    Command(Command),
+    /// Cancel what another connection does.
+    Cancel {
+        /// Which.
+        process_id: u32,
+        /// What has to be its key.
+        key: Vec<u8>,
+    },
+    /// Tell an operator: something about this client isn't right.
+    Note(String),
+}
+
+enum State {
+    /// Nothing has come but requests for encryption, each at most once.
+    First {
+        ssl: bool,
+        gss: bool,
+    },
+    /// Somebody looks how the user logs in.
+    LoggingIn(StartupMessage),
+    Sasl(Box<Exchange>, StartupMessage),
+    Idle {
+        /// A message of the extended protocol was refused: all is passed over up to Sync.
+        to_sync: bool,
+    },
+    /// A command is being done.
+    Working,
+    Streaming(Box<Stream>),
+    Closed,
+}
+
+/// See the [module](self).
+pub struct Sender {
+    host: Arc<Host>,
+    secrets: Secrets,
+    state: State,
+    inbox: Vec<u8>,
+    outgoing: Responses,
+    sent: usize,
+    asks: VecDeque<Ask>,
+    user: String,
+    settings: BTreeMap<String, String>,
+}
+
+impl Sender {
+    /// A connection that has just been made.
+    #[must_use]
+    pub fn new(host: Arc<Host>, secrets: Secrets) -> Self {
+        Self {
+            host,
+            secrets,
+            state: State::First { ssl: false, gss: false },
+            inbox: Vec::new(),
+            outgoing: Responses::default(),
+            sent: 0,
+            asks: VecDeque::new(),
+            user: String::new(),
+            settings: BTreeMap::new(),
+        }
+    }
+
+    /// Who it is.
+    #[must_use]
+    pub fn user(&self) -> &str {
+        &self.user
+    }
+
+    /// `application_name`, as the client gave it.
+    #[must_use]
+    pub fn application_name(&self) -> &str {
+        self.settings.get("application_name").map_or("", String::as_str)
+    }
+
+    /// Whether it has proved who it is.
+    #[must_use]
+    pub fn is_logged_in(&self) -> bool {
+        matches!(self.state, State::Idle { .. } | State::Working | State::Streaming(_))
+    }
+
+    /// Whether the connection has ended, but for what is still to be sent.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        matches!(self.state, State::Closed)
+    }
+
+    /// Whether more of the client's bytes are taken now.
+    #[must_use]
+    pub fn wants_input(&self) -> bool {
+        !self.is_closed() && self.inbox.len() <= MAX_BODY
+    }
+
+    /// Where the stream stands, while there is one.
+    #[must_use]
+    pub fn standing(&self) -> Option<&Standing> {
+        match &self.state {
+            State::Streaming(stream) => Some(stream.standing()),
+            _ => None,
+        }
+    }
+
+    /// What came from the client.
+    pub fn handle_input(&mut self, bytes: &[u8], now: Instant) {
+        self.inbox.extend_from_slice(bytes);
+        self.go_on(now);
+    }
+
+    /// How the user logs in whom [`Ask::Login`] asked about.
+    pub fn login(&mut self, how: Login, now: Instant) {
+        let State::LoggingIn(startup) = std::mem::replace(&mut self.state, State::Closed) else {
+            return;
+        };
+        match how {
+            Login::Trust => self.logged_in(&startup),
+            Login::Scram(verifier) => {
+                let Secrets { nonce, mock, .. } = &self.secrets;
+                let exchange = Exchange::new(verifier, &self.user, *nonce, mock);
+                self.outgoing.authentication_sasl(&[scram::MECHANISM]);
+                self.state = State::Sasl(Box::new(exchange), startup);
+            }
+        }
+        self.go_on(now);
+    }
+
+    /// Ends the connection with an error.
+    pub fn refuse(&mut self, refusal: &Refusal) {
+        self.outgoing.refusal(refusal);
+        self.state = State::Closed;
+    }
+
+    /// What came of the command that [`Ask::Command`] asked for.
+    pub fn answer(&mut self, answer: Answer, now: Instant) {
+        let State::Working = std::mem::replace(&mut self.state, State::Idle { to_sync: false })
+        else {
+            return;
+        };
+        if let Answer::Stream { start, timeline, limit, end } = answer {
+            let is_over = end.is_some_and(|end| start >= end.switch_point);
+            let stream = Stream::new(start, timeline, limit, end, self.timeout(), now);
+            if is_over {
+                answer::streamed(&mut self.outgoing, end);
+            } else {
+                self.outgoing.copy_both();
+                if start > limit {
+                    let text = format!(
+                        "requested starting point {start} is ahead of the WAL flush position of \
+                         this server {limit}"
+                    );
+                    self.outgoing.refusal(&Refusal::error(SqlState::INTERNAL_ERROR, text));
+                    self.outgoing.ready();
+                } else {
+                    self.state = State::Streaming(Box::new(stream));
+                }
+            }
+        } else {
+            answer.write(&self.host, &mut self.outgoing);
+        }
+        self.go_on(now);
+    }
+
+    /// More may be sent than before; `end` is where the timeline ends, once it is known to.
+    pub fn advance(&mut self, limit: Lsn, end: Option<EndOfTimeline>) {
+        if let State::Streaming(stream) = &mut self.state {
+            stream.advance(limit, end);
+            self.end_if_done();
+        }
+    }
+
+    /// The stream can't go on.
+    pub fn fail(&mut self, refusal: &Refusal) {
+        if let State::Streaming(_) = self.state {
+            self.outgoing.refusal(refusal);
+            self.outgoing.ready();
+            self.state = State::Idle { to_sync: false };
+        }
+    }
+
+    /// Somebody who knows the key wants it cancelled.
+    pub fn cancel(&mut self) {
+        self.fail(&Refusal::error(
+            SqlState::QUERY_CANCELED,
+            "canceling statement due to user request",
+        ));
+    }
+
+    /// What a cancel request has to know.
+    #[must_use]
+    pub fn cancel_key(&self) -> &[u8] {
+        &self.secrets.cancel_key
+    }
+
+    /// The server ends: a client that streams gets all that there is first.
+    pub fn shut_down(&mut self) {
+        match &mut self.state {
+            State::Streaming(stream) => {
+                stream.shut_down();
+                self.end_if_done();
+            }
+            State::Closed => {}
+            _ => self.refuse(&Refusal::fatal(
+                SqlState::ADMIN_SHUTDOWN,
+                "terminating connection due to administrator command",
+            )),
+        }
+    }
+
+    /// The WAL to be sent next: only once all of [`poll_transmit`](Self::poll_transmit) is sent.
+    #[must_use]
+    pub fn next_piece(&self) -> Option<Piece> {
+        match &self.state {
+            State::Streaming(stream) => stream.next_piece(),
+            _ => None,
+        }
+    }
+
+    /// The header that goes before a piece, `time_us` microseconds since 2000.
+    #[must_use]
+    pub fn piece_header(&self, piece: &Piece, time_us: i64) -> [u8; Piece::HEADER_LEN] {
+        piece.header(self.standing().map_or(Lsn::INVALID, |standing| standing.limit), time_us)
+    }
+
+    /// A piece is on its way, all of it.
+    pub fn piece_sent(&mut self, piece: &Piece, now: Instant) {
+        if let State::Streaming(stream) = &mut self.state {
+            stream.piece_sent(piece, now);
+            self.end_if_done();
+        }
+    }
+
+    /// Bytes to send; [`transmitted`](Self::transmitted) says how many were.
+    #[must_use]
+    pub fn poll_transmit(&self) -> Option<&[u8]> {
+        self.outgoing.as_bytes().get(self.sent..).filter(|bytes| !bytes.is_empty())
+    }
+
+    /// So many bytes of [`poll_transmit`](Self::poll_transmit) are sent.
+    pub fn transmitted(&mut self, len: usize) {
+        self.sent = self.sent.saturating_add(len);
+        if self.sent >= self.outgoing.as_bytes().len() {
+            self.outgoing.clear();
+            self.sent = 0;
+        }
+    }
+
+    /// What somebody has to do.
+    pub fn poll_ask(&mut self) -> Option<Ask> {
+        self.asks.pop_front()
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) wants to be called.
+    #[must_use]
+    pub fn next_timeout(&self) -> Option<Instant> {
+        match &self.state {
+            State::Streaming(stream) => stream.next_timeout(),
+            _ => None,
+        }
+    }
+
+    /// The time has come.
+    pub fn handle_timeout(&mut self, now: Instant, time_us: i64) {
+        let State::Streaming(stream) = &mut self.state else { return };
+        match stream.handle_timeout(now, time_us) {
+            stream::Timeout::Nothing => {}
+            stream::Timeout::Keepalive(bytes) => self.outgoing.copy_data(&bytes),
+            stream::Timeout::Gone => {
+                // As the real server does: whoever doesn't answer isn't told.
+                let note = "it didn't answer within wal_sender_timeout".to_owned();
+                self.asks.push_back(Ask::Note(note));
+                self.state = State::Closed;
+            }
+        }
+    }
+
+    /// Reads as much of the inbox as may be read now.
+    fn go_on(&mut self, now: Instant) {
+        let inbox = std::mem::take(&mut self.inbox);
+        let mut rest = inbox.as_slice();
+        while !rest.is_empty() {
+            let done = match &self.state {
+                State::First { .. } => self.first_packet(rest),
+                State::LoggingIn(_) | State::Working | State::Closed => break,
+                State::Sasl(..) => self.message(rest, MAX_LOGIN_BODY, now),
+                State::Idle { .. } | State::Streaming(_) => self.message(rest, MAX_BODY, now),
+            };
+            match done {
+                Ok(Some(len)) => rest = rest.get(len..).unwrap_or_default(),
+                Ok(None) => break,
+                Err(error) => {
+                    // Nobody is there who would understand an answer.
+                    self.asks.push_back(Ask::Note(error.to_string()));
+                    self.state = State::Closed;
+                }
+            }
+        }
+        if !self.is_closed() {
+            self.inbox = rest.to_vec();
+        }
+    }
+
+    fn first_packet(&mut self, bytes: &[u8]) -> Result<Option<usize>, FrameError> {
+        let Some((body, len)) = frame::startup_packet(bytes)? else { return Ok(None) };
+        let State::First { ssl, gss } = &mut self.state else { return Ok(None) };
+        let newest = self.host.newest_minor();
+        match FirstPacket::parse(body, newest) {
+            Ok(FirstPacket::Ssl) if !*ssl => {
+                *ssl = true;
+                self.no_encryption(bytes.len() > len, "SSL request");
+            }
+            Ok(FirstPacket::Gss) if !*gss => {
+                *gss = true;
+                self.no_encryption(bytes.len() > len, "GSSAPI encryption request");
+            }
+            Ok(FirstPacket::Cancel { process_id, key }) => {
+                self.asks.push_back(Ask::Cancel { process_id, key });
+                self.state = State::Closed;
+            }
+            Ok(FirstPacket::Startup(startup)) => {
+                if let Err(refusal) = self.startup(startup) {
+                    self.asks.push_back(Ask::Note(refusal.message.clone()));
+                    self.refuse(&refusal);
+                }
+            }
+            Ok(_) => self.refuse(&Refusal::fatal(
+                SqlState::PROTOCOL_VIOLATION,
+                "encryption was asked for, and refused, before",
+            )),
+            Err(refusal) => {
+                self.asks.push_back(Ask::Note(refusal.message.clone()));
+                self.refuse(&refusal);
+            }
+        }
+        Ok(Some(len))
+    }
+
+    /// Says that there is none, unless somebody has put bytes behind the request.
+    fn no_encryption(&mut self, more: bool, request: &str) {
+        if more {
+            let text = format!("received unencrypted data after {request}");
+            let refusal = Refusal::fatal(SqlState::PROTOCOL_VIOLATION, text).detail(
+                "This could be either a client-software bug or evidence of an attempted \
+                 man-in-the-middle attack.",
+            );
+            self.asks.push_back(Ask::Note(refusal.message.clone()));
+            return self.refuse(&refusal);
+        }
+        self.outgoing.plain(b'N');
+    }
+
+    fn startup(&mut self, startup: StartupMessage) -> Result<(), Refusal> {
+        let user = startup.user()?.to_owned();
+        startup.check_replication()?;
+        let newest = self.host.newest_minor();
+        if startup.minor > newest || !startup.unknown_options.is_empty() {
+            self.outgoing.negotiate(newest.min(startup.minor), &startup.unknown_options);
+        }
+        self.settings = startup.settings();
+        self.user.clone_from(&user);
+        self.asks.push_back(Ask::Login(user));
+        self.state = State::LoggingIn(startup);
+        Ok(())
+    }
+
+    fn logged_in(&mut self, startup: &StartupMessage) {
+        self.outgoing.authentication_ok();
+        for (name, value) in self.host.parameters(&self.settings, &self.user) {
+            self.outgoing.parameter(name, &value);
+        }
+        // Until 3.2 a key has four bytes.
+        let long = startup.minor.min(self.host.newest_minor()) >= 2;
+        let key = self.secrets.cancel_key;
+        let [a, b, c, d, ..] = key;
+        let key: &[u8] = if long { &key } else { &[a, b, c, d] };
+        self.outgoing.backend_key(self.secrets.process_id, key);
+        self.outgoing.ready();
+        self.state = State::Idle { to_sync: false };
+    }
+
+    fn message(
+        &mut self,
+        bytes: &[u8],
+        limit: usize,
+        now: Instant,
+    ) -> Result<Option<usize>, FrameError> {
+        let Some((tag, body, len)) = frame::message(bytes, limit)? else { return Ok(None) };
+        let message = ClientMessage::parse(tag, body);
+        match std::mem::replace(&mut self.state, State::Closed) {
+            State::Sasl(exchange, startup) => self.in_sasl(exchange, startup, message),
+            State::Idle { to_sync } => self.in_idle(to_sync, message),
+            State::Streaming(stream) => self.in_stream(stream, message, tag, now),
+            _ => {}
+        }
+        Ok(Some(len))
+    }
+
+    fn in_sasl(
+        &mut self,
+        mut exchange: Box<Exchange>,
+        startup: StartupMessage,
+        message: ClientMessage<'_>,
+    ) {
+        let ClientMessage::Password(body) = message else {
+            if message != ClientMessage::Terminate {
+                let text = "expected SASL response, got another message";
+                self.refuse(&Refusal::fatal(SqlState::PROTOCOL_VIOLATION, text));
+            }
+            return;
+        };
+        match exchange.handle(body) {
+            Ok(scram::Step::Continue(challenge)) => {
+                self.outgoing.authentication_continue(&challenge);
+                self.state = State::Sasl(exchange, startup);
+            }
+            Ok(scram::Step::Success(proof)) => {
+                self.outgoing.authentication_final(&proof);
+                self.logged_in(&startup);
+            }
+            Ok(scram::Step::Failure) => {
+                let text = format!("password authentication failed for user \"{}\"", self.user);
+                self.asks.push_back(Ask::Note(text.clone()));
+                self.refuse(&Refusal::fatal(SqlState::INVALID_PASSWORD, text));
+            }
+            Err(refusal) => {
+                self.asks.push_back(Ask::Note(refusal.message.clone()));
+                self.refuse(&refusal);
+            }
+        }
+    }
+
+    fn in_idle(&mut self, to_sync: bool, message: ClientMessage<'_>) {
+        let violation = |text: &str| Refusal::error(SqlState::PROTOCOL_VIOLATION, text);
+        self.state = State::Idle { to_sync };
+        match message {
+            ClientMessage::Terminate => self.state = State::Closed,
+            ClientMessage::Sync => {
+                self.state = State::Idle { to_sync: false };
+                self.outgoing.ready();
+            }
+            ClientMessage::Unknown(tag) => self.not_a_message(tag),
+            ClientMessage::Password(_) => self.not_a_message(b'p'),
+            _ if to_sync => {}
+            ClientMessage::Query(Some(text)) => self.command(&String::from_utf8_lossy(text)),
+            ClientMessage::Query(None) => {
+                self.outgoing.refusal(&violation("invalid string in message"));
+                self.outgoing.ready();
+            }
+            ClientMessage::Extended => {
+                let text = "extended query protocol not supported in a replication connection";
+                self.outgoing.refusal(&violation(text));
+                self.state = State::Idle { to_sync: true };
+            }
+            ClientMessage::FunctionCall => {
+                let text = "fastpath function calls not supported in a replication connection";
+                self.outgoing.refusal(&violation(text));
+                self.outgoing.ready();
+            }
+            // What was on its way when a stream ended.
+            ClientMessage::CopyData(_)
+            | ClientMessage::CopyDone
+            | ClientMessage::CopyFail
+            | ClientMessage::Flush => {}
+        }
+    }
+
+    fn not_a_message(&mut self, tag: u8) {
+        let text = format!("invalid frontend message type {tag}");
+        self.asks.push_back(Ask::Note(text.clone()));
+        self.refuse(&Refusal::fatal(SqlState::PROTOCOL_VIOLATION, text));
+    }
+
+    fn command(&mut self, text: &str) {
+        let refusal = match grammar::parse(text, self.host.version.major()) {
+            Ok(Command::Show(name)) => match self.host.setting(&name, &self.settings, &self.user) {
+                Some((name, value)) => return answer::setting(&mut self.outgoing, name, &value),
+                None => Refusal::error(
+                    SqlState::UNDEFINED_OBJECT,
+                    format!("unrecognized configuration parameter \"{name}\""),
+                ),
+            },
+            Ok(Command::Sql) => Refusal::error(
+                SqlState::FEATURE_NOT_SUPPORTED,
+                "cannot execute SQL commands in WAL sender for physical replication",
+            ),
+            Ok(Command::Other(name)) => Refusal::error(
+                SqlState::FEATURE_NOT_SUPPORTED,
+                format!("{name} isn't served by seawall: it serves physical replication"),
+            ),
+            Ok(Command::BaseBackup(_)) => Refusal::error(
+                SqlState::FEATURE_NOT_SUPPORTED,
+                "BASE_BACKUP isn't served by this version of seawall",
+            )
+            .hint("Take the base backup from the primary, and stream from here."),
+            Ok(command) => {
+                self.asks.push_back(Ask::Command(command));
+                self.state = State::Working;
+                return;
+            }
+            Err(refusal) => refusal,
+        };
+        self.outgoing.refusal(&refusal);
+        self.outgoing.ready();
+    }
+
+    fn in_stream(
+        &mut self,
+        mut stream: Box<Stream>,
+        message: ClientMessage<'_>,
+        tag: u8,
+        now: Instant,
+    ) {
+        match message {
+            ClientMessage::CopyData(payload) => match stream.reply(payload, now) {
+                After::Nothing => {}
+                After::Keepalive(bytes) => self.outgoing.copy_data(&bytes),
+                After::Refused(refusal) => {
+                    self.state = State::Streaming(stream);
+                    return self.fail(&refusal);
+                }
+                After::Unknown(kind) => {
+                    let text = format!("unexpected message type 0x{kind:02X} in its stream");
+                    self.asks.push_back(Ask::Note(text));
+                    return;
+                }
+                After::FromTheFuture(position) => self.asks.push_back(Ask::Note(format!(
+                    "it says that it has flushed up to {position}, and the archive ends before"
+                ))),
+            },
+            ClientMessage::CopyDone => stream.client_is_done(),
+            ClientMessage::Terminate => return,
+            _ => {
+                let kind = char::from(tag);
+                let text = format!("invalid standby message type \"{kind}\"");
+                self.asks.push_back(Ask::Note(text.clone()));
+                return self.refuse(&Refusal::fatal(SqlState::PROTOCOL_VIOLATION, text));
+            }
+        }
+        self.state = State::Streaming(stream);
+        self.end_if_done();
+    }
+
+    /// Says what a stream that has come to its end has to say.
+    fn end_if_done(&mut self) {
+        let State::Streaming(stream) = &mut self.state else { return };
+        if stream.has_shut_down() {
+            // Without CopyDone, as the real server.
+            self.outgoing.complete("COPY 0");
+            self.state = State::Closed;
+            return;
+        }
+        if stream.say_done() {
+            self.outgoing.copy_done();
+        }
+        if let Some(end) = stream.ended() {
+            answer::streamed(&mut self.outgoing, end);
+            self.state = State::Idle { to_sync: false };
+        }
+    }
+
+    /// `wal_sender_timeout`, as the client or the server has it; zero for none.
+    fn timeout(&self) -> Duration {
+        let own = self.settings.get("wal_sender_timeout");
+        own.and_then(|text| parse_duration(text)).unwrap_or(self.host.wal_sender_timeout)
+    }
+}
