@@ -444,9 +444,10 @@ impl Life {
     fn go_elsewhere(&mut self) {
         let Some(mut log) = self.copy.take() else { return };
         let (timeline, common) = (log.timeline, log.end());
-        // A whole record, that is: the beginning of one may be acknowledged to a server that asks
-        // for just it, and tells no history from another.
-        let archived = self.server.acknowledged.get(&timeline).copied().unwrap_or(Lsn::INVALID);
+        // By a whole record, that is: the beginning of one may be acknowledged to a server that asks
+        // for just it, and so is the end of a gap; neither tells one history from another.
+        let archived = self.server.acknowledged.get(&timeline).copied();
+        let archived = archived.filter(|end| !self.gap_ends.contains(end)).unwrap_or(Lsn::INVALID);
         let is_further = self.server.log.truth(timeline).is_some_and(|truth| {
             truth.records().iter().any(|record| record.lsn >= common && record.end <= archived)
         });
