@@ -84,14 +84,15 @@ impl Drop for Target {
     }
 }
 
-/// A piece of a segment that was read.
+/// A piece of a segment, on its way.
 struct Chunk {
     bytes: Arc<AlignedBuf>,
+    at: u64,
     len: usize,
 }
 
-/// Delivers a segment, `size` bytes with zeros behind its end: a second thread reads and writes,
-/// which takes as long as proving does, and this one proves what is written.
+/// Delivers a segment, `size` bytes with zeros behind its end, proving what is written: a second
+/// thread writes while this one reads and proves.
 pub(super) fn copy(
     reader: &Reader,
     mut proof: Proof,
@@ -99,20 +100,20 @@ pub(super) fn copy(
     size: u64,
 ) -> Result<(), Refusal> {
     let target = Target::create(path)?;
-    let (read, to_prove) = sync_channel(CHUNKS);
-    let (proved, free) = sync_channel(CHUNKS);
+    let (to_write, written) = (sync_channel(CHUNKS), sync_channel(CHUNKS));
     for _ in 0..CHUNKS {
         // There is room for as many.
-        _ = proved.send(Arc::new(AlignedBuf::zeroed(CHUNK)));
+        _ = written.0.send(Arc::new(AlignedBuf::zeroed(CHUNK)));
     }
     thread::scope(|scope| {
-        let writing = &target;
-        let writer = scope.spawn(move || write(reader, writing, &read, &free));
-        let held = prove(&mut proof, to_prove, proved);
+        let (writing, free) = (&target, written.1);
+        let writer = scope.spawn(move || write(writing, &to_write.1, &written.0));
+        let read = read(reader, &mut proof, &to_write.0, &free);
+        drop(to_write.0);
         let wrote = writer.join().unwrap_or_else(|_| {
             Err(Refusal::new(Kind::Unsure, "the thread that writes has failed"))
         });
-        held.and(wrote)
+        read.and(wrote)
     })?;
     let zeros = [0; 64 << 10];
     let mut at = reader.len();
@@ -124,17 +125,17 @@ pub(super) fn copy(
     target.publish()
 }
 
-/// Reads, hands over, writes. It ends early where what was read didn't hold.
-fn write(
+/// Reads, hands over, proves. It ends early where the writer has.
+fn read(
     reader: &Reader,
-    target: &Target,
-    read: &SyncSender<Chunk>,
+    proof: &mut Proof,
+    to_write: &SyncSender<Chunk>,
     free: &Receiver<Arc<AlignedBuf>>,
 ) -> Result<(), Refusal> {
     let mut at = 0;
     while at < reader.len() {
         let Ok(mut bytes) = free.recv() else { return Ok(()) };
-        // Whoever gave it back had the only other one.
+        // The writer sent the only other one.
         let Some(buf) = Arc::get_mut(&mut bytes) else {
             return Err(Refusal::new(Kind::Unsure, "a buffer was given back too early"));
         };
@@ -143,26 +144,24 @@ fn write(
             let message = format!("{} became shorter while it was read", reader.path().display());
             return Err(Refusal::new(Kind::Unsure, message));
         }
-        if read.send(Chunk { bytes: Arc::clone(&bytes), len }).is_err() {
+        if to_write.send(Chunk { bytes: Arc::clone(&bytes), at, len }).is_err() {
             return Ok(());
         }
-        target.write(at, bytes.get(..len).unwrap_or_default())?;
+        proof.feed(bytes.get(..len).unwrap_or_default())?;
         at += len as u64;
     }
     Ok(())
 }
 
-/// Proves all that comes. What doesn't hold ends both.
-fn prove(
-    proof: &mut Proof,
-    to_prove: Receiver<Chunk>,
-    proved: SyncSender<Arc<AlignedBuf>>,
+fn write(
+    target: &Target,
+    to_write: &Receiver<Chunk>,
+    free: &SyncSender<Arc<AlignedBuf>>,
 ) -> Result<(), Refusal> {
-    // Both ends go with the closure: the writer, which may be waiting, sees it.
-    to_prove.into_iter().try_for_each(move |Chunk { bytes, len }| {
-        proof.feed(bytes.get(..len).unwrap_or_default())?;
+    for Chunk { bytes, at, len } in to_write {
+        target.write(at, bytes.get(..len).unwrap_or_default())?;
         // Nobody waits for it at the end.
-        _ = proved.send(bytes);
-        Ok(())
-    })
+        _ = free.send(bytes);
+    }
+    Ok(())
 }
