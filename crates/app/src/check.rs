@@ -67,11 +67,7 @@ pub(crate) fn run(args: &CheckArgs) -> Result<ExitCode, Failure> {
 }
 
 async fn check_server(args: &CheckArgs, settings: &ConnectionSettings) -> Vec<Finding> {
-    let timing = replication::Timing {
-        status_interval: std::time::Duration::ZERO,
-        wal_sender_timeout: std::time::Duration::ZERO,
-    };
-    let connected = runtime::connect(settings, timing).await;
+    let connected = runtime::connect(settings, replication::Timing::NONE).await;
     let plain = match &connected {
         // Where nobody answers, nobody is asked again.
         Err(SessionError::Connect { .. } | SessionError::ConnectTimeout { .. }) => None,

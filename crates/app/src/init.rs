@@ -71,11 +71,7 @@ async fn set_up(
     archive: &Path,
     settings: &ConnectionSettings,
 ) -> Result<String, Failure> {
-    let timing = replication::Timing {
-        status_interval: std::time::Duration::ZERO,
-        wal_sender_timeout: std::time::Duration::ZERO,
-    };
-    let (mut link, facts) = match runtime::connect(settings, timing).await {
+    let (mut link, facts) = match runtime::connect(settings, replication::Timing::NONE).await {
         Ok(connected) => connected,
         Err(error) => return Err(refused(&error, settings).await),
     };

@@ -1,7 +1,6 @@
 //! `seawall slot`
 
 use std::io::{self, Write};
-use std::time::Duration;
 
 use pg_types::Lsn;
 use pg_wire::command::{SlotName, drop_replication_slot};
@@ -63,8 +62,7 @@ async fn act(action: &SlotAction) -> Result<(), Failure> {
 
 async fn open(args: &ConnectionArgs) -> Result<(Link, Facts, ConnectionSettings), Failure> {
     let settings = connect::settings(args, None, "seawall slot")?;
-    let timing = Timing { status_interval: Duration::ZERO, wal_sender_timeout: Duration::ZERO };
-    let (link, facts) = runtime::connect(&settings, timing).await?;
+    let (link, facts) = runtime::connect(&settings, Timing::NONE).await?;
     Ok((link, facts, settings))
 }
 

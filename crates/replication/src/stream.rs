@@ -18,6 +18,10 @@ pub struct Timing {
 }
 
 impl Timing {
+    /// For a connection that streams nothing.
+    pub const NONE: Self =
+        Self { status_interval: Duration::ZERO, wal_sender_timeout: Duration::ZERO };
+
     /// Our own status comes often enough that the server needn't ask.
     fn interval(&self) -> Option<Duration> {
         let intervals = [self.status_interval, self.wal_sender_timeout / 3];

@@ -22,8 +22,7 @@ use crate::{Link, SessionError};
 const PROBE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// For connections that stream nothing.
-const PROBE: Timing =
-    Timing { status_interval: Duration::ZERO, wal_sender_timeout: Duration::ZERO };
+const PROBE: Timing = Timing::NONE;
 
 /// The oldest segment of a branch that the server still has: the start of it, and its timeline.
 /// `removed` is one that it hasn't.

@@ -163,7 +163,7 @@ pub async fn read_slot(
     let settings = &ConnectionSettings { dbname: Some(dbname), ..link.same_server(settings) };
     let startup =
         Startup::new(settings, &[]).map_err(|error| SessionError::Protocol(error.into()))?;
-    let timing = Timing { status_interval: Duration::ZERO, wal_sender_timeout: Duration::ZERO };
+    let timing = Timing::NONE;
     let (mut plain, _) = Link::open(settings, startup, timing).await?;
     // A slot's name has no quotes in it.
     let query = format!(

@@ -30,8 +30,7 @@ const APPLICATION_NAME: &str = "seawall backup";
 /// The first major version whose tablespace_map has the tablespaces within the data directory.
 const MAP_HAS_ALL_SINCE_MAJOR: u32 = 16;
 /// Nothing is streamed on this connection.
-const TIMING: Timing =
-    Timing { status_interval: Duration::ZERO, wal_sender_timeout: Duration::ZERO };
+const TIMING: Timing = Timing::NONE;
 
 pub(crate) fn run(args: &BackupArgs) -> Result<(), Failure> {
     let log = log::start(args.talk, args.json, Some(&args.archive));

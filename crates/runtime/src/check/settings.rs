@@ -95,8 +95,7 @@ impl Plain {
         let settings = &ConnectionSettings { dbname: Some(dbname), ..settings.clone() };
         let startup =
             Startup::new(settings, &[]).map_err(|error| SessionError::Protocol(error.into()))?;
-        let timing = Timing { status_interval: Duration::ZERO, wal_sender_timeout: Duration::ZERO };
-        let (mut link, info) = Link::open(settings, startup, timing).await?;
+        let (mut link, info) = Link::open(settings, startup, Timing::NONE).await?;
         let version = info.version.ok_or_else(|| SessionError::Version(String::new()))?;
         let before = std::time::SystemTime::now();
         let rows = link

@@ -29,8 +29,7 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 const TAKE_BACK_PART: u64 = 2;
 
 /// For the guard's connections, which stream nothing.
-const TIMING: Timing =
-    Timing { status_interval: Duration::ZERO, wal_sender_timeout: Duration::ZERO };
+const TIMING: Timing = Timing::NONE;
 
 /// What is to be done about a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -159,8 +159,7 @@ async fn compare(
 ) -> Result<(Likeness, Option<Comparison>), SessionError> {
     let compared = archive.comparison(timeline, until).map_err(ArchiveError::from)?;
     let Some(mut comparison) = compared else { return Ok((Likeness::Unsure, None)) };
-    let timing = Timing { status_interval: Duration::ZERO, wal_sender_timeout: Duration::ZERO };
-    let (mut link, _) = connect(settings, timing).await?;
+    let (mut link, _) = connect(settings, Timing::NONE).await?;
     let from = comparison.from();
     link.connection.start_streaming(&start_replication(None, from, timeline), from);
     match tokio::time::timeout(COMPARE_TIMEOUT, read(&mut link, &mut comparison)).await {
