@@ -1,6 +1,6 @@
 //! Which segments are there: what one look at `wal/` came to.
 //!
-//! An archive may have a million segments, and a receiver sixteen megabytes: a segment takes two
+//! An archive may have a million segments, and a receiver sixteen megabytes: a segment takes three
 //! bits here, and the directory is read once for all the questions of a start.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,6 +11,7 @@ use std::path::Path;
 use disk::DiskError;
 use pg_types::{SegmentNumber, TimelineId, WalFileKind, WalFileName};
 
+use crate::packed::parse_name;
 use crate::{Catalogue, Layout};
 
 /// The segments of an archive, by timeline and number, as they were when they were looked at.
@@ -26,7 +27,7 @@ pub struct Survey {
 /// In which form a segment is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
-    /// Under its final name.
+    /// Under its final name, compressed or not.
     Sealed,
     /// As a `.partial`.
     Partial,
@@ -61,13 +62,18 @@ pub struct Segments {
 /// A bit for each of 64 segments.
 #[derive(Clone, Copy, Debug, Default)]
 struct Chunk {
-    sealed: u64,
+    plain: u64,
+    packed: u64,
     partial: u64,
 }
 
 impl Chunk {
+    fn sealed(self) -> u64 {
+        self.plain | self.packed
+    }
+
     fn form(self, bit: u64) -> Option<Form> {
-        match (self.sealed >> bit & 1 == 1, self.partial >> bit & 1 == 1) {
+        match (self.sealed() >> bit & 1 == 1, self.partial >> bit & 1 == 1) {
             (true, true) => Some(Form::Both),
             (true, false) => Some(Form::Sealed),
             (false, true) => Some(Form::Partial),
@@ -79,12 +85,13 @@ impl Chunk {
 const CHUNK: u64 = u64::BITS as u64;
 
 impl Segments {
-    fn insert(&mut self, number: SegmentNumber, kind: WalFileKind) {
+    fn insert(&mut self, number: SegmentNumber, kind: WalFileKind, packed: bool) {
         let number = number.as_u64();
         let bit = 1 << (number % CHUNK);
         let chunk = self.chunks.entry(number / CHUNK).or_default();
         match kind {
-            WalFileKind::Segment => chunk.sealed |= bit,
+            WalFileKind::Segment if packed => chunk.packed |= bit,
+            WalFileKind::Segment => chunk.plain |= bit,
             WalFileKind::Partial => chunk.partial |= bit,
             WalFileKind::BackupHistory { .. } => {}
         }
@@ -119,8 +126,24 @@ impl Segments {
     /// How many there are.
     #[must_use]
     pub fn count(&self) -> usize {
-        let segments = self.chunks.values().map(|chunk| chunk.sealed | chunk.partial);
+        let segments = self.chunks.values().map(|chunk| chunk.sealed() | chunk.partial);
         segments.map(|bits| bits.count_ones() as usize).sum()
+    }
+
+    /// Whether a segment is there as a compressed file.
+    #[must_use]
+    pub fn is_packed(&self, number: SegmentNumber) -> bool {
+        let number = number.as_u64();
+        let chunk = self.chunks.get(&(number / CHUNK));
+        chunk.is_some_and(|chunk| chunk.packed >> (number % CHUNK) & 1 == 1)
+    }
+
+    /// Those that are there under their final names as plain files, by number.
+    pub fn plain(&self) -> impl Iterator<Item = SegmentNumber> {
+        self.chunks.iter().flat_map(|(at, chunk)| {
+            let bits = (0..CHUNK).filter(|bit| chunk.plain >> bit & 1 == 1);
+            bits.map(move |bit| SegmentNumber::new(at * CHUNK + bit))
+        })
     }
 
     /// The pieces without a hole, by number.
@@ -157,13 +180,16 @@ impl Survey {
     }
 
     fn add(&mut self, name: &str, layout: Layout) {
-        match WalFileName::parse(name, layout.segment_size) {
-            Some(WalFileName::Segment { timeline, number, kind })
+        match parse_name(name, layout.segment_size) {
+            Some((WalFileName::Segment { timeline, number, kind }, method))
                 if matches!(kind, WalFileKind::Segment | WalFileKind::Partial) =>
             {
-                self.timelines.entry(timeline).or_default().insert(number, kind);
+                let segments = self.timelines.entry(timeline).or_default();
+                segments.insert(number, kind, method.is_some());
             }
-            Some(WalFileName::TimelineHistory(timeline)) => _ = self.histories.insert(timeline),
+            Some((WalFileName::TimelineHistory(timeline), _)) => {
+                self.histories.insert(timeline);
+            }
             None if Layout::is_temporary(name) => self.temporaries.push(name.to_owned()),
             _ => {}
         }
@@ -189,7 +215,7 @@ mod tests {
     fn segments(names: &[(u64, WalFileKind)]) -> Segments {
         let mut segments = Segments::default();
         for (number, kind) in names {
-            segments.insert(SegmentNumber::new(*number), *kind);
+            segments.insert(SegmentNumber::new(*number), *kind, false);
         }
         segments
     }
