@@ -7,10 +7,14 @@ use wal_format::TimestampTz;
 
 use crate::BackupError;
 
-/// The format that this version writes, and knows.
+/// The format of full backups.
 const FORMAT: u32 = 1;
+/// The format of incremental ones, which a program that knows the first alone would take for whole.
+const INCREMENTAL_FORMAT: u32 = 2;
 /// The file's name.
 pub(crate) const NAME: &str = "backup.json";
+/// `BLCKSZ`, as servers are built.
+const BLOCK_SIZES: std::ops::RangeInclusive<u32> = 1024..=32768;
 /// A cluster with ten thousand tablespaces has not been seen.
 pub(crate) const MAX_BYTES: usize = 16 << 20;
 
@@ -37,6 +41,17 @@ pub struct TablespaceArchive {
     pub location: String,
     /// The tar file's bytes.
     pub bytes: u64,
+}
+
+/// What an incremental backup stands on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Incremental {
+    /// The backup that it was taken after: it has what changed since.
+    pub parent: String,
+    /// Where that one began.
+    pub from: Point,
+    /// The size of the cluster's blocks, in bytes.
+    pub block_size: u32,
 }
 
 /// The content of `backup.json`.
@@ -79,11 +94,16 @@ pub struct Description {
     pub tablespaces: Vec<TablespaceArchive>,
     /// What the server found damaged while it read its own files: empty in a sound backup.
     pub damage: Vec<String>,
+    /// What it stands on, unless it is a full one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub incremental: Option<Incremental>,
 }
 
 impl Description {
-    /// The version of the file that is written.
+    /// The version of the file that is written for a full backup.
     pub const FORMAT: u32 = FORMAT;
+    /// The same for an incremental one.
+    pub const INCREMENTAL_FORMAT: u32 = INCREMENTAL_FORMAT;
 
     /// Reads a file.
     pub(crate) fn parse(id: &str, bytes: &[u8]) -> Result<Self, BackupError> {
@@ -93,10 +113,19 @@ impl Description {
             format: u32,
         }
         let Version { format } = serde_json::from_slice(bytes).map_err(|e| bad(e.to_string()))?;
-        if format != FORMAT {
-            return Err(bad(format!("it has format {format}, and {FORMAT} is known")));
+        if !(FORMAT..=INCREMENTAL_FORMAT).contains(&format) {
+            return Err(bad(format!(
+                "it has format {format}, and {FORMAT} to {INCREMENTAL_FORMAT} are known"
+            )));
         }
         let this: Self = serde_json::from_slice(bytes).map_err(|e| bad(e.to_string()))?;
+        if this.incremental.is_some() != (format == INCREMENTAL_FORMAT) {
+            return Err(bad(format!("its format {format} isn't that of what it says it is")));
+        }
+        let sizes = this.incremental.iter().map(|link| link.block_size);
+        if !sizes.into_iter().all(|size| size.is_power_of_two() && BLOCK_SIZES.contains(&size)) {
+            return Err(bad("no cluster has blocks of its size".to_owned()));
+        }
         if this.id != id {
             return Err(bad(format!("it is the one of the backup {}", this.id)));
         }
@@ -190,6 +219,7 @@ pub(crate) mod tests {
                 bytes: 5,
             }],
             damage: Vec::new(),
+            incremental: None,
         }
     }
 
@@ -204,7 +234,7 @@ pub(crate) mod tests {
     fn another_is_refused() {
         let refused = |id, bytes: &[u8]| Description::parse(id, bytes).unwrap_err().to_string();
         assert!(refused("b", &sample("a").to_json()).contains("of the backup a"));
-        assert!(refused("a", br#"{"format": 2, "new": 1}"#).contains("has format 2"));
+        assert!(refused("a", br#"{"format": 3, "new": 1}"#).contains("has format 3"));
         assert!(refused("a", b"{").contains("can't be read"));
     }
 }

@@ -56,6 +56,19 @@ pub enum BackupError {
         /// What was asked for.
         id: String,
     },
+    /// A backup that an incremental one stands on.
+    #[error(
+        "the incremental backup {id} needs the backup {parent}: {why}; put it back from a copy, or \
+         restore another backup"
+    )]
+    MissingLink {
+        /// The backup that can't be given back.
+        id: String,
+        /// The one that it needs.
+        parent: String,
+        /// What is wrong with that.
+        why: String,
+    },
     /// No backup lies on the timeline's history.
     #[error("no backup lies on timeline {timeline} or those that it comes from{why}")]
     NoneOnBranch {

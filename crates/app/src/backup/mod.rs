@@ -1,5 +1,6 @@
 //! `seawall backup`
 
+mod incremental;
 mod wal;
 
 use std::io::{self, Write};
@@ -81,6 +82,10 @@ async fn take(
     let catalogue = open(&files, &facts).map_err(about)?;
     let holder = format!("seawall backup, process {}", std::process::id());
     let held = Backups::open(&args.archive)?.hold(&*files, &holder)?;
+    let parent = match &args.incremental {
+        Some(wanted) => Some(incremental::parent(&args.archive, wanted.as_deref(), &facts)?),
+        None => None,
+    };
     for left in held.clear()? {
         tracing::info!("removed {left}, which a backup left that failed or was killed");
     }
@@ -92,7 +97,7 @@ async fn take(
     }
     let started = Timestamp::now();
     let (id, directory) = held.begin(&started.strftime("%Y%m%dT%H%M%SZ").to_string())?;
-    let job = Job { args, settings, facts: &facts, held: &held, id, log };
+    let job = Job { args, settings, facts: &facts, held: &held, id, log, parent };
     let result = job.run(&mut link, directory, &catalogue, started, shutdown).await;
     if result.is_err()
         && let Err(error) = held.abandon(&job.id)
@@ -139,6 +144,8 @@ struct Job<'a> {
     held: &'a Held,
     id: String,
     log: &'a Log,
+    /// What an incremental backup is taken after.
+    parent: Option<Description>,
 }
 
 /// Passes bytes on to where they are kept.
@@ -192,11 +199,24 @@ impl Job<'_> {
             10 => "0700".to_owned(),
             _ => show(link, "data_directory_mode").await?,
         };
+        let incremental = match &self.parent {
+            Some(parent) => {
+                let block_size = show(link, "block_size").await?;
+                incremental::upload(link, &self.args.archive, parent, &mut shutdown).await?;
+                Some(incremental::link(parent, &block_size)?)
+            }
+            None => None,
+        };
         let received = self.receive(link, directory, &mut shutdown).await?;
         let ended = Timestamp::now();
         let BackupReceived { intake, start, stop, archives, warnings, damaged } = received;
         let (start, stop) = (point(start), point(stop));
         let taken = intake.0.finish(start, stop, self.facts.system.system_id.0)?;
+        let from = incremental.as_ref().map(|link| link.from);
+        if taken.label.incremental_from != from {
+            let what = "its backup_label isn't that of a backup after the one that was named";
+            return Err(BackupError::NotABackup(what.to_owned()).into());
+        }
         tracing::info!(
             "{} in {} files, from {} to {}; waiting for the WAL between",
             size(taken.bytes.iter().sum::<u64>() as f64),
@@ -223,7 +243,10 @@ impl Job<'_> {
             damage.chain(damaged.iter().flat_map(|_| warnings.iter().map(ToString::to_string)));
         let Taken { label, files, manifest_of_server, .. } = &taken;
         let backup = Description {
-            format: Description::FORMAT,
+            format: match incremental {
+                Some(_) => Description::INCREMENTAL_FORMAT,
+                None => Description::FORMAT,
+            },
             id: self.id.clone(),
             label: self.args.label.as_str().to_owned(),
             server_version: self.facts.version.num(),
@@ -241,6 +264,7 @@ impl Job<'_> {
             base_bytes: base.map_or(0, |(_, bytes)| *bytes),
             tablespaces: tablespaces.collect(),
             damage: damage.collect(),
+            incremental,
         };
         self.held.finish(&backup)?;
         Ok(backup)
@@ -286,6 +310,7 @@ impl Job<'_> {
             max_rate_kb: self.args.max_rate,
             tablespace_map,
             manifest_checksums: algorithm.name(),
+            incremental: self.parent.is_some(),
         };
         let command = command.command(self.facts.version);
         let begin = |_: &BackupPoint, archives: &[BackupArchive]| {
