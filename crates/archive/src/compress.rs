@@ -18,6 +18,7 @@ use disk::{Access, AlignedBuf, DiskError, Files, ReadAt};
 use pg_types::{SegmentNumber, TimelineId};
 use wal_format::Record;
 
+use crate::packed::TAIL_LEN;
 use crate::reader::Proof;
 use crate::{ArchiveError, Catalogue, Layout, Survey};
 
@@ -40,7 +41,7 @@ const TEMPORARY: &str = "run/compress.tmp";
 /// The lock of whoever may use it.
 const LOCK: &str = "run/compress.lock";
 /// As much is read and compared at once: a receiver has sixteen megabytes for everything.
-const CHUNK_LEN: usize = 128 << 10;
+const CHUNK_LEN: usize = TAIL_LEN;
 /// As much is collected before it is written.
 const WRITE_LEN: usize = 64 << 10;
 
@@ -104,6 +105,10 @@ impl Catalogue {
             let len = reader.read_at(at, &mut buf)?;
             let read = buf.get(..len).filter(|read| !read.is_empty());
             let Some(read) = read else { return Ok(Compressed::NotYet) };
+            if at + TAIL_LEN as u64 == reader.len() {
+                let begun = encoder.finish().and_then(|sink| method.encoder(sink));
+                encoder = begun.map_err(|error| failed(temporary, &error))?;
+            }
             proof.feed(read)?;
             encoder.write_all(read).map_err(|error| failed(temporary, &error))?;
             at += len as u64;

@@ -4,7 +4,8 @@
 //! so that there is one way to read all forms. The plain file wins where both are there.
 //!
 //! Read from front to end, as nearly everybody does, a file is decoded once, and nothing of it is
-//! kept but the last two [chunks](CHUNK_LEN). Going further back begins anew. A sealed segment is a
+//! kept but the last two [chunks](CHUNK_LEN). Going further back begins anew. Asked for its end first,
+//! a file that was compressed here gives that without the rest. A sealed segment is a
 //! segment long: whoever reads to its end knows that it unpacked to just that, and that the
 //! checksum which its method has for the content holds. What doesn't unpack is an error of kind
 //! [`Corrupt`](ErrorKind::Corrupt), which names the file, and never a short read.
@@ -14,7 +15,7 @@ use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use compression::Method;
+use compression::{Method, PEEK_LEN};
 use disk::{Access, AlignedBuf, DiskError, ErrorKind, Files, ReadAt};
 use pg_types::{SegmentNumber, SegmentSize, TimelineId, WalFileKind, WalFileName};
 
@@ -23,6 +24,8 @@ use crate::{Catalogue, Layout};
 /// What is decoded at once, and kept with the one before: the pages at a segment's end, which are
 /// looked at from the last one back, lie in them.
 const CHUNK_LEN: usize = 128 << 10;
+/// The end of a segment is a frame of its own: whoever proves the segment behind needs but that.
+pub(crate) const TAIL_LEN: usize = CHUNK_LEN;
 /// How much of the file is read at once.
 const SOURCE_LEN: usize = 32 << 10;
 
@@ -84,6 +87,27 @@ impl Packed {
              what is left of it"
         );
         DiskError::new("unpacking", &self.path, ErrorKind::Corrupt, message)
+    }
+
+    /// Decodes the last frame alone, if there are several; that fails, it is no loss.
+    fn tail(&self) -> Result<Option<Chunk>, DiskError> {
+        let file = (self.open)()?;
+        let (len, mut buf) = (file.len()?, AlignedBuf::zeroed(disk::BLOCK));
+        let mut peek = |at: u64| {
+            let got = file.read_at(at, &mut buf, PEEK_LEN).unwrap_or(0);
+            let mut peeked = [0; PEEK_LEN];
+            peeked.iter_mut().zip(buf.iter().take(got)).for_each(|(to, from)| *to = *from);
+            peeked
+        };
+        let Some(at) = self.method.last_frame(len, &mut peek) else { return Ok(None) };
+        let source = Source { file, buf: AlignedBuf::zeroed(SOURCE_LEN), at };
+        let most = TAIL_LEN as u64 + 1;
+        let mut bytes = Vec::with_capacity(TAIL_LEN);
+        let decoder = self.method.decoder(BufReader::new(source), most);
+        let unpacked = decoder.take(most).read_to_end(&mut bytes);
+        let at = self.size.checked_sub(bytes.len() as u64);
+        let is_tail = unpacked.is_ok() && bytes.len() <= TAIL_LEN;
+        Ok(at.filter(|_| is_tail).map(|at| Chunk { at, bytes }))
     }
 
     /// Decodes the next chunk.
@@ -152,6 +176,21 @@ impl ReadAt for Packed {
         let mut stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
         let oldest = stream.chunks.iter().filter(|chunk| !chunk.bytes.is_empty());
         if offset < oldest.map(|chunk| chunk.at).min().unwrap_or(stream.next) {
+            *stream = Stream::new((self.open)()?, self.method, self.size);
+        }
+        let at_end = offset.saturating_add(TAIL_LEN as u64) >= self.size;
+        if at_end
+            && stream.next == 0
+            && !self.unfinished
+            && let Some(tail) = self.tail()?
+        {
+            (stream.next, stream.ended) = (self.size, true);
+            stream.chunks = [Chunk::default(), tail];
+        }
+        // Of a tail that is shorter than asked for.
+        let oldest = stream.chunks.iter().filter(|chunk| !chunk.bytes.is_empty());
+        if stream.ended && oldest.map(|chunk| chunk.at).min().is_some_and(|oldest| offset < oldest)
+        {
             *stream = Stream::new((self.open)()?, self.method, self.size);
         }
         let mut got = 0;

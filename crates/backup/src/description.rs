@@ -1,16 +1,19 @@
 //! `backup.json`: what a backup is, and what it needs. Its name is what makes a directory a backup;
 //! docs/FORMAT.md.
 
+use compression::Method;
+use disk::Tree;
 use pg_types::{Lsn, ServerVersion, TimelineId};
 use serde::{Deserialize, Serialize};
 use wal_format::TimestampTz;
 
-use crate::BackupError;
+use crate::{BackupError, StoredTar};
 
 /// The format of full backups.
 const FORMAT: u32 = 1;
-/// The format of incremental ones, which a program that knows the first alone would take for whole.
-const INCREMENTAL_FORMAT: u32 = 2;
+/// The format of incremental and of compressed ones, which a program that knows the first alone
+/// would misread.
+const SECOND_FORMAT: u32 = 2;
 /// The file's name.
 pub(crate) const NAME: &str = "backup.json";
 /// `BLCKSZ`, as servers are built.
@@ -97,13 +100,32 @@ pub struct Description {
     /// What it stands on, unless it is a full one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub incremental: Option<Incremental>,
+    /// How its tar files are compressed, if they are.
+    #[serde(default, with = "method", skip_serializing_if = "Option::is_none")]
+    pub compression: Option<Method>,
 }
 
 impl Description {
-    /// The version of the file that is written for a full backup.
-    pub const FORMAT: u32 = FORMAT;
-    /// The same for an incremental one.
-    pub const INCREMENTAL_FORMAT: u32 = INCREMENTAL_FORMAT;
+    /// The version of the file that is written for a backup of this kind.
+    #[must_use]
+    pub fn format_of(incremental: Option<&Incremental>, compression: Option<Method>) -> u32 {
+        if incremental.is_some() || compression.is_some() { SECOND_FORMAT } else { FORMAT }
+    }
+
+    /// Opens one of its tar files: a tablespace's, or the data directory's.
+    ///
+    /// # Errors
+    /// If it isn't there, or isn't as long as it should be.
+    pub fn open_tar(
+        &self,
+        directory: &Tree,
+        archive: Option<u32>,
+    ) -> Result<StoredTar, BackupError> {
+        let tablespaces = self.tablespaces.iter().map(|space| (Some(space.oid), space.bytes));
+        let mut all = tablespaces.chain([(None, self.base_bytes)]);
+        let bytes = all.find(|(of, _)| *of == archive).map_or(0, |(_, bytes)| bytes);
+        StoredTar::open(directory, archive, bytes, self.compression)
+    }
 
     /// Reads a file.
     pub(crate) fn parse(id: &str, bytes: &[u8]) -> Result<Self, BackupError> {
@@ -113,13 +135,13 @@ impl Description {
             format: u32,
         }
         let Version { format } = serde_json::from_slice(bytes).map_err(|e| bad(e.to_string()))?;
-        if !(FORMAT..=INCREMENTAL_FORMAT).contains(&format) {
+        if !(FORMAT..=SECOND_FORMAT).contains(&format) {
             return Err(bad(format!(
-                "it has format {format}, and {FORMAT} to {INCREMENTAL_FORMAT} are known"
+                "it has format {format}, and {FORMAT} to {SECOND_FORMAT} are known"
             )));
         }
         let this: Self = serde_json::from_slice(bytes).map_err(|e| bad(e.to_string()))?;
-        if this.incremental.is_some() != (format == INCREMENTAL_FORMAT) {
+        if format != Self::format_of(this.incremental.as_ref(), this.compression) {
             return Err(bad(format!("its format {format} isn't that of what it says it is")));
         }
         let sizes = this.incremental.iter().map(|link| link.block_size);
@@ -156,6 +178,30 @@ impl Description {
     pub fn bytes(&self) -> u64 {
         let tablespaces = self.tablespaces.iter().map(|tablespace| tablespace.bytes);
         self.base_bytes + tablespaces.sum::<u64>()
+    }
+}
+
+mod method {
+    use compression::Method;
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    #[expect(clippy::ref_option, reason = "serde's signature")]
+    pub(super) fn serialize<S: Serializer>(
+        method: &Option<Method>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        match method {
+            Some(method) => to.collect_str(method),
+            None => to.serialize_none(),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Option<Method>, D::Error> {
+        let name: Option<String> = Option::deserialize(from)?;
+        name.map(|name| name.parse().map_err(D::Error::custom)).transpose()
     }
 }
 
@@ -220,6 +266,7 @@ pub(crate) mod tests {
             }],
             damage: Vec::new(),
             incremental: None,
+            compression: None,
         }
     }
 

@@ -25,6 +25,17 @@ pub enum BackupError {
     /// A manifest that doesn't hold.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
+    /// A stored file that doesn't unpack.
+    #[error(
+        "{} doesn't unpack any more: {why}; put it back from a copy, or restore another backup",
+        name.display()
+    )]
+    Unpack {
+        /// Which.
+        name: PathBuf,
+        /// Why.
+        why: String,
+    },
     /// Another backup is under way.
     #[error("another backup into this archive is under way ({holder}); wait for it")]
     Locked {

@@ -25,6 +25,7 @@ mod path;
 mod recovery;
 mod restore;
 mod store;
+mod stored_tar;
 pub mod tar;
 mod window;
 
@@ -40,4 +41,5 @@ pub use path::{EntryPath, PathFault};
 pub use recovery::{Recovery, Standby, quote_conf, quote_shell};
 pub use restore::{Destination, Link, Restored, Tablespace, restore};
 pub use store::{Backups, Broken, Held};
+pub use stored_tar::StoredTar;
 pub use window::Window;

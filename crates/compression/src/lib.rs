@@ -8,6 +8,8 @@
 //!
 //! Never here: files, paths, threads.
 
+mod frames;
+
 use std::fmt;
 use std::io::{self, BufRead, Read, Write};
 use std::str::FromStr;
@@ -15,6 +17,8 @@ use std::str::FromStr;
 use flate2::bufread::MultiGzDecoder;
 use flate2::write::GzEncoder;
 use lz4_flex::frame::{BlockMode, BlockSize, FrameDecoder, FrameEncoder, FrameInfo};
+
+pub use frames::{PEEK_LEN, Peek};
 
 /// How a file is compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -243,10 +243,7 @@ impl Job<'_> {
             damage.chain(damaged.iter().flat_map(|_| warnings.iter().map(ToString::to_string)));
         let Taken { label, files, manifest_of_server, .. } = &taken;
         let backup = Description {
-            format: match incremental {
-                Some(_) => Description::INCREMENTAL_FORMAT,
-                None => Description::FORMAT,
-            },
+            format: Description::format_of(incremental.as_ref(), self.args.compress),
             id: self.id.clone(),
             label: self.args.label.as_str().to_owned(),
             server_version: self.facts.version.num(),
@@ -265,6 +262,7 @@ impl Job<'_> {
             tablespaces: tablespaces.collect(),
             damage: damage.collect(),
             incremental,
+            compression: self.args.compress,
         };
         self.held.finish(&backup)?;
         Ok(backup)
@@ -303,7 +301,7 @@ impl Job<'_> {
         shutdown: &mut Shutdown,
         tablespace_map: bool,
     ) -> Result<BackupReceived<Keep>, BackupFailure<NotTaken>> {
-        let algorithm = self.args.manifest_checksums;
+        let (algorithm, method) = (self.args.manifest_checksums, self.args.compress);
         let command = BaseBackup {
             label: &self.args.label,
             fast: self.args.checkpoint == Checkpoint::Fast,
@@ -320,7 +318,7 @@ impl Job<'_> {
             }
             let oids = archives.iter().map(|archive| archive.oid).collect();
             let directory = directory.below(Path::new("")).map_err(BackupError::from)?;
-            Ok(Keep(backup::Intake::new(directory, oids, algorithm)?))
+            Ok(Keep(backup::Intake::new(directory, oids, algorithm, method)?))
         };
         if self.args.progress {
             tracing::info!("waiting for the server's checkpoint");

@@ -3,12 +3,10 @@
 //! it is found where the others are.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use disk::Tree;
 
 use super::{Link, TABLESPACE_MAP};
-use crate::intake::tar_name;
 use crate::manifest::{Manifest, ManifestFile};
 use crate::recovery::SIGNALS;
 use crate::tar::{self, BLOCK, Entry, EntryKind, Reader};
@@ -113,10 +111,9 @@ impl Plan {
         let (plan, incremental) = (Self::default(), description.incremental.is_some());
         let mut scan = Scan { place, incremental, manifest, oids, archive: None, plan, listed: 0 };
         let tablespaces = description.tablespaces.iter();
-        let archives = tablespaces.map(|t| (Some(t.oid), t.bytes));
-        for (archive, bytes) in archives.chain([(None, description.base_bytes)]) {
+        for archive in tablespaces.map(|tablespace| Some(tablespace.oid)).chain([None]) {
             scan.archive = archive;
-            scan.tar(backup, bytes)?;
+            scan.tar(backup, description)?;
         }
         if scan.listed != manifest.files.len() {
             let missing = format!(
@@ -151,14 +148,9 @@ struct Scan<'a> {
 
 impl Scan<'_> {
     /// Goes from header to header.
-    fn tar(&mut self, backup: &Tree, bytes: u64) -> Result<(), BackupError> {
-        let file = backup.open_file(Path::new(&tar_name(self.archive)))?;
-        let len = file.len()?;
-        if len != bytes {
-            let what =
-                format!("{} has {len} bytes, and should have {bytes}", tar_name(self.archive));
-            return Err(BackupError::NotABackup(what));
-        }
+    fn tar(&mut self, backup: &Tree, description: &Description) -> Result<(), BackupError> {
+        let file = description.open_tar(backup, self.archive)?;
+        let len = file.len();
         let (mut reader, mut header) = (Reader::new(), [0; BLOCK]);
         while reader.position() < len {
             file.read_exact_at(&mut header, reader.position())?;

@@ -6,16 +6,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-use disk::{NewFile, OldFile};
+use disk::NewFile;
 
 use super::incremental::{Header, Sources, whole_label};
 use super::plan::{Job, Plan, Stored};
 use super::{CONTROL_UNDER_WAY, Link, Places};
 use crate::checksum::Hasher;
-use crate::intake::{PG_CONTROL, tar_name};
+use crate::intake::PG_CONTROL;
 use crate::label;
 use crate::recovery::AUTO_CONF;
-use crate::{BackupError, EntryPath, ManifestFile};
+use crate::{BackupError, EntryPath, ManifestFile, StoredTar};
 
 /// How much is read at once: large enough for the disk, and small enough for the processor's cache.
 /// A multiple of every block's size.
@@ -45,8 +45,7 @@ pub(super) fn files(
     let mut tars = Vec::new();
     for link in chain {
         let oids = link.description.tablespaces.iter().map(|tablespace| Some(tablespace.oid));
-        let open =
-            |archive| Ok((archive, link.directory.open_file(Path::new(&tar_name(archive)))?));
+        let open = |archive| Ok((archive, link.description.open_tar(&link.directory, archive)?));
         tars.push(oids.chain([None]).map(open).collect::<Result<_, BackupError>>()?);
     }
     let incremental = chain.last().and_then(|link| link.description.incremental.as_ref());
@@ -79,7 +78,7 @@ struct Work<'a> {
     jobs: &'a [Job],
     places: &'a Places,
     /// Of each backup of the chain.
-    tars: Vec<Vec<(Option<u32>, OldFile)>>,
+    tars: Vec<Vec<(Option<u32>, StoredTar)>>,
     /// Of a cluster whose backup is incremental.
     block_size: Option<u32>,
     next: AtomicUsize,
@@ -155,7 +154,7 @@ impl Work<'_> {
         for stored in changed {
             let tar = self.tar(stored)?;
             headers.push(Header::read(stored, block_size, |buf, at| {
-                Ok(tar.read_exact_at(buf, stored.at.saturating_add(at))?)
+                tar.read_exact_at(buf, stored.at.saturating_add(at))
             })?);
         }
         let block = u64::from(block_size);
@@ -240,7 +239,7 @@ impl Work<'_> {
         Ok(content)
     }
 
-    fn tar(&self, stored: &Stored) -> Result<&OldFile, BackupError> {
+    fn tar(&self, stored: &Stored) -> Result<&StoredTar, BackupError> {
         let tars = self.tars.get(stored.backup).into_iter().flatten();
         let mut tars = tars.filter(|(archive, _)| *archive == stored.archive);
         let tar = tars.next().map(|(_, tar)| tar);

@@ -55,10 +55,15 @@ fn check(major: u32) {
          DROP TABLE dropped; CREATE TABLE t3 TABLESPACE one AS SELECT generate_series(1, 5000) i;
          DELETE FROM t2 WHERE i % 7 = 0",
     ];
-    for step in steps {
+    let packed = [Some("zstd"), None, Some("lz4")];
+    for (step, packed) in steps.into_iter().zip(packed) {
         load.wait_for(load.acked_count() + 50, LIMIT).must();
         primary.sql(step).must();
-        ids.push(backup(&kept, &primary, &["--incremental"]));
+        // Compressed ones among them.
+        let compress = packed.map(|method| format!("--compress={method}"));
+        let more: Vec<&str> =
+            compress.iter().map(String::as_str).chain(["--incremental"]).collect();
+        ids.push(backup(&kept, &primary, &more));
     }
     load.wait_for(load.acked_count() + 50, LIMIT).must();
     load.finish().must();
@@ -112,7 +117,7 @@ fn check_missing(kept: &Kept, ids: &[String]) {
 
 /// A byte of a link's that isn't even needed.
 fn check_damage(kept: &Kept, ids: &[String]) {
-    let path = kept.archive.join("backups").join(&ids[1]).join("base.tar");
+    let path = kept.archive.join("backups").join(&ids[2]).join("base.tar");
     let whole = fs::read(&path).must();
     let magic = 0xd3ae_1f0d_u32.to_le_bytes();
     let at = whole.windows(4).position(|bytes| bytes == magic);
@@ -140,11 +145,17 @@ fn combine(kept: &Kept, install: &Install, ids: &[String], space: &Path) -> Path
         ended(command.args(args)).is_well();
     };
     let text = |path: &Path| path.display().to_string();
+    // tar finds the method out, and the tool of that name.
+    let unpack = |stored: &Path, stem: &str, into: &Path| {
+        let tars = ["", ".zst", ".lz4"].map(|suffix| stored.join(format!("{stem}.tar{suffix}")));
+        let tar = tars.iter().find(|tar| tar.exists());
+        as_server("tar", &["-axf", &text(tar.unwrap_or(&tars[0])), "-C", &text(into)]);
+    };
     let mut last_spaces = Vec::new();
     for id in ids {
         let (stored, data) = (kept.archive.join("backups").join(id), root.join(id));
         as_server("mkdir", &["-m", "700", &text(&data)]);
-        as_server("tar", &["-xf", &text(&stored.join("base.tar")), "-C", &text(&data)]);
+        unpack(&stored, "base", &data);
         as_server("cp", &[&text(&stored.join("backup_manifest")), &text(&data)]);
         let description: serde_json::Value =
             serde_json::from_slice(&fs::read(stored.join("backup.json")).must()).must();
@@ -159,8 +170,7 @@ fn combine(kept: &Kept, install: &Install, ids: &[String], space: &Path) -> Path
                 as_server("ln", &["-s", &text(&place), &text(&link)]);
                 last_spaces.push(place.clone());
             }
-            let tar = stored.join(format!("{oid}.tar"));
-            as_server("tar", &["-xf", &text(&tar), "-C", &text(&place)]);
+            unpack(&stored, &oid, &place);
         }
     }
     let out = root.join("out");
