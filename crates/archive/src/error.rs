@@ -67,6 +67,17 @@ pub enum ArchiveError {
          none, move it away: then gaps that were recorded are holes that nothing explains"
     )]
     BadGapsFile(String),
+    /// A follower's slot that can't be understood.
+    #[error(
+        "the replication slot {name} can't be read, slots/{name}.json: {why}; what it keeps isn't \
+         known: put the file back from a copy, or remove it if the follower is gone"
+    )]
+    BadSlot {
+        /// Its name.
+        name: String,
+        /// Why.
+        why: String,
+    },
     /// Made by a later seawall.
     #[error(
         "the archive has format {format}, which this version of seawall can't write \
