@@ -227,6 +227,11 @@ fn write(
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let threads = args.jobs.unwrap_or(processors.max(FEWEST_JOBS)).clamp(1, MAX_JOBS);
     let directory = backups.directory(&chosen.backup.id)?;
+    // As long as it is read it isn't expired; it may have been before.
+    let _reading = directory.lock_shared().map_err(BackupError::from)?;
+    if !backups.list()?.0.iter().any(|backup| backup.id == chosen.backup.id) {
+        return Err(BackupError::NoBackup { id: chosen.backup.id.clone() }.into());
+    }
     let unfinished = |error: BackupError| {
         let what = format!("{} isn't a cluster, and no server starts there", args.pgdata.display());
         Failure::from(error).of(&what)
