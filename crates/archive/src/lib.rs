@@ -31,6 +31,7 @@ mod prove;
 mod publish;
 mod reader;
 mod resume;
+mod slots;
 mod survey;
 mod writer;
 
@@ -48,5 +49,6 @@ pub use open::{Archive, Claim, Withdrawn};
 pub use publish::Published;
 pub use reader::{Proof, Reader};
 pub use resume::{LostBranch, Resume, Stored};
+pub use slots::{Slot, Slots, slots};
 pub use survey::{Form, Segments, Survey};
 pub use writer::{Event, Options, Stop, Writer};
