@@ -67,16 +67,24 @@ pub enum ArchiveError {
          none, move it away: then gaps that were recorded are holes that nothing explains"
     )]
     BadGapsFile(String),
-    /// A follower's slot that can't be understood.
+    /// A follower's slot can't be understood.
     #[error(
-        "the replication slot {name} can't be read, slots/{name}.json: {why}; what it keeps isn't \
-         known: put the file back from a copy, or remove it if the follower is gone"
+        "{} can't be read: {what}; restore it from a copy of the archive, or move it away and make \
+         the slot anew: nothing is kept for its follower then", path.display()
     )]
-    BadSlot {
-        /// Its name.
-        name: String,
-        /// Why.
-        why: String,
+    BadSlotFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// Another process serves it.
+    #[error(
+        "the archive is served already, by {holder}: stop that one, or let it listen here, too"
+    )]
+    Served {
+        /// What it wrote about itself.
+        holder: String,
     },
     /// Made by a later seawall.
     #[error(

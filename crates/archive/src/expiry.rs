@@ -14,14 +14,13 @@ use pg_types::{Lsn, SegmentNumber, TimelineId};
 use serde::{Deserialize, Serialize};
 
 use crate::index::ENTRIES_PER_FILE;
+use crate::slots::slots;
 use crate::survey::Survey;
 use crate::verify::index_name;
 use crate::{ArchiveError, Catalogue, Layout};
 
 /// A line for each timeline that ever was.
 const MAX_BYTES: usize = 4 << 20;
-/// A slot is a few lines.
-const MAX_SLOT_BYTES: usize = 64 << 10;
 
 /// WAL that somebody needs: from a position on a timeline on, along every line of history that has
 /// it.
@@ -178,40 +177,12 @@ impl Catalogue {
     /// # Errors
     /// If one can't be read: what it keeps isn't known then, and nothing may go.
     pub fn slot_holds(&self) -> Result<Vec<Hold>, ArchiveError> {
-        #[derive(Deserialize)]
-        struct Slot {
-            restart_lsn: Option<String>,
-            #[serde(default)]
-            timeline: Option<u32>,
-        }
-        let dir = Path::new(Layout::SLOTS);
-        if self.files.len(dir)?.is_none() {
-            return Ok(Vec::new());
-        }
-        let mut holds = Vec::new();
-        for file in self.files.names(dir)? {
-            let Some(name) = file.strip_suffix(".json").filter(|name| !name.starts_with('.'))
-            else {
-                continue;
-            };
-            let bad = |why: String| ArchiveError::BadSlot { name: name.to_owned(), why };
-            let bytes = match self.files.read(&dir.join(&file), MAX_SLOT_BYTES) {
-                Err(error) if error.kind() == ErrorKind::NotFound => continue,
-                bytes => bytes?,
-            };
-            let slot: Slot =
-                serde_json::from_slice(&bytes).map_err(|error| bad(error.to_string()))?;
-            let Some(restart_lsn) = slot.restart_lsn else { continue };
-            let from: Lsn = restart_lsn
-                .parse()
-                .map_err(|_| bad(format!("its restart_lsn \"{restart_lsn}\" is no position")))?;
-            if from.is_valid() {
-                let timeline = slot.timeline.and_then(TimelineId::new);
-                let what = format!("the replication slot {name}");
-                holds.push(Hold { what, timeline, from });
-            }
-        }
-        Ok(holds)
+        let kept = slots(&*self.files)?.into_iter().filter_map(|slot| {
+            let from = slot.keeps_from()?;
+            let timeline = slot.restart.map(|(timeline, _)| timeline);
+            Some(Hold { what: format!("the replication slot {}", slot.name), timeline, from })
+        });
+        Ok(kept.collect())
     }
 }
 
@@ -340,16 +311,21 @@ mod tests {
         let catalogue = archive(&disk);
         assert_eq!(catalogue.slot_holds().unwrap(), []);
         disk.create_dir(Path::new(Layout::SLOTS)).unwrap();
-        let slot = |name: &str, text: &str| {
-            disk.write_new(&Path::new(Layout::SLOTS).join(name), text.as_bytes()).unwrap();
+        let slot = |name: &str, restart: &str, lost: &str| {
+            let text = format!(
+                "{{\"name\": \"{name}\", \"temporary\": false, {restart}, \"created\": \"\", \"lost\": {lost}}}"
+            );
+            let path = Path::new(Layout::SLOTS).join(format!("{name}.json"));
+            disk.write_new(&path, text.as_bytes()).unwrap();
         };
-        slot("one.json", r#"{"restart_lsn": "0/700000", "timeline": 2, "more": []}"#);
-        slot("none.json", r#"{"restart_lsn": null}"#);
-        slot(".two.json.tmp", "{");
+        let at = r#""restart_lsn": "0/700000", "timeline": 2"#;
+        slot("one", at, "null");
+        slot("lost", at, "\"too far behind\"");
+        slot("none", r#""restart_lsn": null, "timeline": null"#, "null");
         let what = "the replication slot one".to_owned();
         let hold = Hold { what, timeline: Some(timeline(2)), from: Lsn::new(7 << 20) };
         assert_eq!(catalogue.slot_holds().unwrap(), [hold]);
-        slot("two.json", "{");
-        assert!(matches!(catalogue.slot_holds(), Err(ArchiveError::BadSlot { .. })));
+        slot("odd", r#""restart_lsn": "x", "timeline": 1"#, "null");
+        assert!(matches!(catalogue.slot_holds(), Err(ArchiveError::BadSlotFile { .. })));
     }
 }

@@ -26,8 +26,6 @@ impl Layout {
     pub const EXPIRED: &'static str = "expired.json";
     /// Its temporary name.
     pub(crate) const EXPIRED_TMP: &'static str = ".expired.json.tmp";
-    /// Followers' slots.
-    pub const SLOTS: &'static str = "slots";
     /// Segments.
     pub const WAL: &'static str = "wal";
     /// What was told of them.
@@ -36,6 +34,8 @@ impl Layout {
     pub const QUARANTINE: &'static str = "quarantine";
     /// Base backups, a directory each.
     pub const BACKUPS: &'static str = "backups";
+    /// Followers' slots, a file each.
+    pub const SLOTS: &'static str = "slots";
     /// Locks, and what may be lost.
     pub const RUN: &'static str = "run";
     /// The one receiver's lock.

@@ -82,8 +82,9 @@ fn check(major: u32) {
     let slots = kept.archive.join("slots");
     fs::create_dir(&slots).must();
     let held = all[2].start(SIZE);
-    fs::write(slots.join("f.json"), format!("{{\"restart_lsn\": \"{held}\", \"timeline\": 1}}"))
-        .must();
+    let slot = serde_json::json!({"name": "f", "temporary": false, "restart_lsn": held.to_string(),
+        "timeline": 1, "created": "2026-01-31T12:00:00Z", "lost": null});
+    fs::write(slots.join("f.json"), slot.to_string()).must();
     std::os::unix::fs::chown(&slots, Some(owner(&kept)), None).must();
     std::os::unix::fs::chown(slots.join("f.json"), Some(owner(&kept)), None).must();
     let reading = File::open(kept.archive.join("backups").join(&ids[0])).must();
