@@ -5,6 +5,9 @@ mod expire;
 mod kills;
 mod verify;
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
@@ -38,9 +41,10 @@ pub(super) fn assert_sound(kept: &Kept, more: &[&str]) -> Value {
     value
 }
 
-/// Flips a bit.
-pub(super) fn flip(path: &std::path::Path, at: usize) {
-    let mut bytes = std::fs::read(path).must();
-    bytes[at] ^= 0x10;
-    std::fs::write(path, bytes).must();
+/// Flips a bit, where it is.
+pub(super) fn flip(path: &Path, at: usize) {
+    let file = File::options().read(true).write(true).open(path).must();
+    let (mut byte, at) = ([0], at as u64);
+    file.read_exact_at(&mut byte, at).must();
+    file.write_all_at(&[byte[0] ^ 0x10], at).must();
 }

@@ -10,7 +10,7 @@ use serde_json::Value;
 use testkit::servers::{Server, full};
 
 use super::super::backup::backup;
-use super::super::common::{LIMIT, Must, on_each_major, server, server_flush};
+use super::super::common::{LIMIT, Must, Receiver, on_each_major, server, server_flush};
 use super::super::restore_wal::{Kept, SIZE, name, work};
 use super::{assert_sound, flip, verify, verify_command};
 use crate::program::ended;
@@ -30,6 +30,42 @@ fn message(server: &Server, bytes: u32) -> Lsn {
             return at;
         }
     }
+}
+
+/// Makes WAL until its end is in the middle of a segment, behind a quarter of it.
+fn some_of_a_segment(server: &Server) -> Lsn {
+    loop {
+        let end = server_flush(server);
+        if (SIZE.bytes() / 4..SIZE.bytes() / 2).contains(&end.segment_offset(SIZE)) {
+            return end;
+        }
+        server.sql("SELECT pg_logical_emit_message(true, 'x', repeat('y', 60000))").must();
+    }
+}
+
+/// The segment that isn't whole, which the archive ends with.
+fn partial(kept: &Kept) -> PathBuf {
+    let names = fs::read_dir(kept.archive.join("wal")).must();
+    let mut names: Vec<PathBuf> = names.map(|entry| entry.must().path()).collect();
+    names.retain(|path| path.extension().is_some_and(|extension| extension == "partial"));
+    names.sort();
+    names.pop().unwrap_or_else(|| panic!("no .partial"))
+}
+
+/// A receiver has acknowledged what isn't there any more.
+fn unfinished_under_way(kept: &Kept, server: &Server, receiver: &mut Receiver) {
+    receiver.await_flush(server, some_of_a_segment(server));
+    assert_sound(kept, &[]);
+    let path = partial(kept);
+    flip(&path, 100_000);
+    let (value, ended) = verify(kept, &[]);
+    assert_eq!(ended.code, Some(4), "{value:#}");
+    let damage = &value["damages"][0];
+    assert!(path.ends_with(damage["file"].as_str().unwrap_or_default()), "{value:#}");
+    let told = damage["what"].as_str().unwrap_or_default();
+    assert!(told.contains("was acknowledged up to"), "{value:#}");
+    flip(&path, 100_000);
+    assert_sound(kept, &[]);
 }
 
 /// An archive that has everything, and where some records are.
@@ -72,12 +108,14 @@ fn scene(major: u32) -> Scene {
     assert!(next["unchanged"]["segments"].as_u64() >= Some(known - 2), "{next:#}");
     assert_eq!(next["unchanged"]["backups"], 2, "{next:#}");
     assert_eq!(next["read"]["backups"], 0);
+    unfinished_under_way(&kept, &primary, &mut receiver);
     // A second timeline.
     primary.make_standby().must();
     primary.restart().must();
     primary.promote().must();
     primary.wait_until("the promotion", LIMIT, "NOT pg_is_in_recovery()").must();
     receiver.await_flush(&primary, work(&primary));
+    receiver.await_flush(&primary, some_of_a_segment(&primary));
     receiver.stop();
     Scene { kept, primary, short, long, first, second }
 }
@@ -209,6 +247,8 @@ fn wal_cases(scene: &Scene) -> Vec<Case> {
     let in_long = long.saturating_add(SIZE.bytes());
     let last = segment(sealed[sealed.len() - 1].start(SIZE));
     let quiet = sealed[sealed.len() - 3];
+    let open = partial(&scene.kept);
+    let open = open.strip_prefix(&archive).must().to_owned();
     let index = PathBuf::from("index/00000001-0000000000000000");
     let entry = usize::try_from(quiet.as_u64()).unwrap_or_default() * 128;
     let case = |what, file: &Path, harm: Box<dyn Fn(&Path)>, damages| {
@@ -298,6 +338,12 @@ fn wal_cases(scene: &Scene) -> Vec<Case> {
             Path::new("gaps.json"),
             Box::new(|path| fs::write(path, "{").must()),
             vec![(PathBuf::from("gaps.json"), None, "gaps.json can't be read")],
+        ),
+        case(
+            "a segment that isn't whole",
+            &open,
+            Box::new(|path| flip(path, 100_000)),
+            vec![(open.clone(), None, "WAL is behind it")],
         ),
         case(
             "the last whole segment's first page",
