@@ -12,8 +12,9 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
-use archive::{ArchiveError, Bounds, Catalogue, Damage, DamageKind, Survey};
+use archive::{ArchiveError, Bounds, Catalogue, Damage, DamageKind, RunEnd, Survey};
 use backup::{Backups, Contents, Description};
 use disk::{AlignedBuf, RealFiles};
 use pg_types::{Lsn, SegmentNumber, TimelineId};
@@ -24,6 +25,11 @@ use self::state::{Identity, State};
 use crate::cli::VerifyArgs;
 use crate::failure::steady;
 use crate::{Exit, Failure, board};
+
+/// So often a segment is looked at that somebody may be writing to, this far apart: a write takes
+/// some milliseconds.
+const PARTIAL_LOOKS: usize = 20;
+const PARTIAL_POLL: Duration = Duration::from_millis(100);
 
 /// What is looked at; all of it unless said otherwise.
 #[derive(Debug, Default)]
@@ -193,35 +199,15 @@ impl Wal {
                 }
             }
         }
+        let newest = survey.timelines().next_back().map(|(timeline, _)| timeline);
         for (timeline, number) in &self.partials {
             let before = ends.get(&(*timeline, *number));
-            let live = receiver
-                .filter(|_| survey.timelines().next_back().map(|(of, _)| of) == Some(*timeline));
-            let path = catalogue.layout().partial(*timeline, *number);
-            match catalogue.verify_partial(*timeline, *number, before, &mut buf) {
-                Ok(None) => {}
-                Ok(Some(unfinished)) => {
-                    report.read_bytes += unfinished.bytes;
-                    let kind = match live.and_then(acknowledged) {
-                        Some(durable) => (durable.segment(catalogue.layout().segment_size)
-                            == *number
-                            && unfinished.proved < durable)
-                            .then_some(DamageKind::Short(durable)),
-                        None => unfinished.behind.map(DamageKind::Behind),
-                    };
-                    if let Some(kind) = kind {
-                        let (timeline, at) = (*timeline, unfinished.proved);
-                        report.add(vec![Damage { path, timeline, at, kind }]);
-                    }
-                    settled.extend(unfinished.settled.iter().map(|number| (*timeline, *number)));
-                }
-                Err(ArchiveError::Disk(error)) => {
-                    let kind = DamageKind::Unreadable(error.message);
-                    let at = number.start(catalogue.layout().segment_size);
-                    report.add(vec![Damage { path, timeline: *timeline, at, kind }]);
-                }
-                Err(error) => return Err(error.into()),
-            }
+            let live = receiver.filter(|_| newest == Some(*timeline));
+            settled.extend(
+                partial(catalogue, *timeline, *number, (before, live), &mut buf, report)?
+                    .into_iter()
+                    .map(|number| (*timeline, number)),
+            );
         }
         for (timeline, number) in settled {
             let identity = self.segments.get(&timeline).and_then(|of| of.get(&number)).copied();
@@ -233,6 +219,59 @@ impl Wal {
         report.unchanged_segments = self.unchanged;
         Ok(())
     }
+}
+
+/// Reads a segment that isn't whole; gives those before it that hold with it.
+fn partial(
+    catalogue: &Catalogue,
+    timeline: TimelineId,
+    number: SegmentNumber,
+    (before, live): (Option<&RunEnd>, Option<&serde_json::Value>),
+    buf: &mut AlignedBuf,
+    report: &mut Report,
+) -> Result<Vec<SegmentNumber>, Failure> {
+    let size = catalogue.layout().segment_size;
+    let path = catalogue.layout().partial(timeline, number);
+    let mut looked = catalogue.verify_partial(timeline, number, before, buf);
+    // Somebody may be writing to it, not all of what is behind having come yet.
+    for _ in 0..PARTIAL_LOOKS {
+        let Ok(Some(unfinished)) = &looked else { break };
+        if live.is_some() || unfinished.behind.is_none() {
+            break;
+        }
+        std::thread::sleep(PARTIAL_POLL);
+        let again = catalogue.verify_partial(timeline, number, before, buf);
+        let still = again.as_ref().is_ok_and(|again| {
+            again.as_ref().is_some_and(|again| again.proved == unfinished.proved)
+        });
+        looked = again;
+        if still {
+            break;
+        }
+    }
+    let unfinished = match looked {
+        // It got its final name, or was expired.
+        Ok(None) => return Ok(Vec::new()),
+        Ok(Some(unfinished)) => unfinished,
+        Err(ArchiveError::Disk(error)) => {
+            let (at, kind) = (number.start(size), DamageKind::Unreadable(error.message));
+            report.add(vec![Damage { path, timeline, at, kind }]);
+            return Ok(Vec::new());
+        }
+        Err(error) => return Err(error.into()),
+    };
+    report.read_bytes += unfinished.bytes;
+    let kind = match live {
+        Some(receiver) => acknowledged(receiver)
+            .filter(|durable| durable.segment(size) == number && unfinished.proved < *durable)
+            .map(DamageKind::Short),
+        None => unfinished.behind.map(DamageKind::Behind),
+    };
+    if let Some(kind) = kind {
+        let at = unfinished.proved;
+        report.add(vec![Damage { path, timeline, at, kind }]);
+    }
+    Ok(unfinished.settled)
 }
 
 /// Up to where a running receiver has proved and durable what it has.

@@ -123,13 +123,21 @@ impl Catalogue {
                 }
                 // A hole before the last one is told as one.
                 Some(_) if last < Some(number) && !survey.is_expired(timeline, number) => {
-                    let path = self.layout.segment(timeline, number);
-                    names.add(path, timeline, at, DamageKind::Gone);
+                    // It may have come since the names were looked at.
+                    if !self.is_there(timeline, number)? {
+                        let path = self.layout.segment(timeline, number);
+                        names.add(path, timeline, at, DamageKind::Gone);
+                    }
                 }
                 Some(_) => {}
             }
         }
         Ok(())
+    }
+
+    fn is_there(&self, timeline: TimelineId, number: SegmentNumber) -> Result<bool, DiskError> {
+        let sealed = self.files.len(&self.layout.segment(timeline, number))?.is_some();
+        Ok(sealed || self.files.len(&self.layout.partial(timeline, number))?.is_some())
     }
 }
 
