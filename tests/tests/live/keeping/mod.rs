@@ -4,6 +4,7 @@
 mod expire;
 mod kills;
 mod verify;
+mod windows;
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
