@@ -10,5 +10,7 @@ pub mod dump;
 pub mod measure;
 pub mod memory;
 pub mod restore_wal;
+pub mod scale;
 pub mod sink;
 pub mod sync;
+pub mod verify;
