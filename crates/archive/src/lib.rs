@@ -20,6 +20,7 @@ mod adopt;
 mod branch;
 mod catalogue;
 mod comparison;
+mod end;
 mod error;
 mod find;
 mod format;
