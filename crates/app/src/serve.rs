@@ -32,6 +32,8 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
         Failure::from(error).of(&format!("the archive {}", args.archive.display()))
     })?;
     let tip = TipSender::new(None);
+    // Whoever connects as soon as somebody listens gets it.
+    runtime::publish_archived(&files, &tip)?;
     let what = plan(&args.archive, &args.listen, &args.serving);
     let server = bind(what, &files, tip.subscribe())?;
     publish_followers(&args.archive, server.watcher());

@@ -18,8 +18,10 @@ use crate::status;
 
 /// Runs pg_receivewal to its end, which has to be a good one.
 fn received(server: &Server, port: u16, dir: &Path, end: Lsn, slot: Option<&str>) -> Running {
+    // It ends when it has got past a position.
+    let before = Lsn::new(end.as_u64() - 1);
     let options = ReceiveOptions {
-        endpos: Some(end.to_string()),
+        endpos: Some(before.to_string()),
         slot: slot.map(ToOwned::to_owned),
         extra: vec!["--no-loop".to_owned()],
         ..ReceiveOptions::default()
@@ -114,7 +116,7 @@ fn a_promotion_is_followed(major: u32) {
     let away = dir.path().join("away");
     fs::create_dir(&away).must();
     let live = pg_receivewal(primary.install(), &conninfo(port), &away, &ReceiveOptions::default());
-    let mut live = live.must();
+    let live = live.must();
     live.wait_for_line("starting log streaming", LIMIT).must();
 
     let standby = primary.standby(&[]).must();
@@ -165,10 +167,7 @@ fn seawall_receives_from_seawall() {
     let (primary, dir) = (server(18, 1, &[]), scratch());
     let [one, two] = ["one", "two"].map(|name| dir.path().join(name));
     let (first, port) = receive_and_serve(&primary, &one);
-    let options = ReceiverOptions {
-        port: Some(port),
-        ..ReceiverOptions::with(&["--application-name", "two"])
-    };
+    let options = ReceiverOptions { port: Some(port), ..ReceiverOptions::default() };
     let second = Receiver::start(&primary, &two, &options);
     second.running.wait_for_line("streaming timeline 1", LIMIT).must();
     let end = work(&primary);
