@@ -276,7 +276,7 @@ fn rate(value: Option<&Value>) -> Result<u32, Refusal> {
 fn target(target: Option<&str>, detail: Option<&str>) -> Result<(), Refusal> {
     let unsupported = |text: String| Err(Refusal::error(SqlState::FEATURE_NOT_SUPPORTED, text));
     match (target, detail) {
-        (None, None) | (Some("client"), None) => Ok(()),
+        (None | Some("client"), None) => Ok(()),
         (None, Some(_)) => refuse("target detail cannot be used without target"),
         (Some(target @ ("client" | "blackhole")), Some(_)) => {
             refuse(format!("target \"{target}\" does not accept a target detail"))
