@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::cli::StatusArgs;
 use crate::observer::size;
-use crate::{Failure, board, list, restore, timelines};
+use crate::{Failure, board, list, restore, serve, timelines};
 
 /// Back to the top, and clear what is there.
 const CLEAR_SCREEN: &str = "\x1b[H\x1b[J";
@@ -42,6 +42,8 @@ struct Status {
     system: String,
     major: u32,
     receiver: Option<Value>,
+    /// What whoever serves the archive says.
+    server: Option<Value>,
     timelines: Vec<TimelineOverview>,
     /// What can be recovered from the backups here.
     windows: Vec<Window>,
@@ -59,6 +61,9 @@ impl Status {
         let receiver = board::ask(&args.archive).map_err(|error| {
             Failure::failed(format!("the receiver of {shown} doesn't answer: {error}"))
         })?;
+        let server = serve::ask(&args.archive).map_err(|error| {
+            Failure::failed(format!("the server of {shown} doesn't answer: {error}"))
+        })?;
         let survey = catalogue.survey().map_err(|error| about(error.into()))?;
         let identity = catalogue.identity();
         let path = std::path::absolute(&args.archive).unwrap_or_else(|_| args.archive.clone());
@@ -67,6 +72,7 @@ impl Status {
             system: identity.system_id.to_string(),
             major: identity.server_major,
             receiver,
+            server,
             timelines: catalogue.overview(&survey).map_err(about)?,
             windows: list::widest_windows(&catalogue, &survey, &args.archive)?,
             missing: catalogue.missing(&survey).map_err(about)?,
@@ -88,6 +94,7 @@ impl Status {
             "server_major": self.major,
             "running": self.receiver.is_some(),
             "receiver": self.receiver,
+            "server": self.server,
             "timelines": timelines.collect::<Vec<_>>(),
             "recoverable": self.windows.iter().map(list::window_as_json).collect::<Vec<_>>(),
             "missing": missing.collect::<Vec<_>>(),
@@ -107,6 +114,9 @@ impl Status {
         match &self.receiver {
             Some(receiver) => describe(&mut text, receiver),
             None => text.push_str("receiver    none is running\n"),
+        }
+        if let Some(server) = &self.server {
+            serve::describe(&mut text, server);
         }
         text += &timelines::as_text(&self.timelines);
         if self.missing.is_empty() {

@@ -67,6 +67,25 @@ pub enum ArchiveError {
          none, move it away: then gaps that were recorded are holes that nothing explains"
     )]
     BadGapsFile(String),
+    /// A follower's slot can't be understood.
+    #[error(
+        "{} can't be read: {what}; restore it from a copy of the archive, or move it away and make \
+         the slot anew: nothing is kept for its follower then", path.display()
+    )]
+    BadSlotFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// Another process serves it.
+    #[error(
+        "the archive is served already, by {holder}: stop that one, or let it listen here, too"
+    )]
+    Served {
+        /// What it wrote about itself.
+        holder: String,
+    },
     /// Made by a later seawall.
     #[error(
         "the archive has format {format}, which this version of seawall can't write \

@@ -30,6 +30,8 @@ impl Layout {
     pub const QUARANTINE: &'static str = "quarantine";
     /// Base backups, a directory each.
     pub const BACKUPS: &'static str = "backups";
+    /// Followers' slots, a file each.
+    pub const SLOTS: &'static str = "slots";
     /// Locks, and what may be lost.
     pub const RUN: &'static str = "run";
     /// The one receiver's lock.

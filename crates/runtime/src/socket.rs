@@ -54,4 +54,16 @@ impl Socket {
             Self::Tls(stream) => stream.try_write(bytes),
         }
     }
+
+    /// The same of two pieces, the second behind the first.
+    pub(crate) fn try_write_both(
+        &mut self,
+        first: &[u8],
+        then: &[u8],
+    ) -> io::Result<Option<usize>> {
+        match self {
+            Self::Plain(stream) => stream.try_write_both(first, then),
+            Self::Tls(stream) => stream.try_write(if first.is_empty() { then } else { first }),
+        }
+    }
 }

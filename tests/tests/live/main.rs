@@ -29,6 +29,7 @@ mod program;
 mod refusals;
 mod restart;
 mod restore_wal;
+mod serve;
 mod service;
 mod shipping;
 mod shutdown;
