@@ -7,6 +7,7 @@
 //!   backup a [`Target`] is reached from: decided from the archive's WAL, before anything is
 //!   written.
 //! - [`restore()`] makes the data directory, and [`Recovery`] its configuration.
+//! - [`send`] gives a stored backup back in the form that a client of the replication protocol wants.
 //!
 //! Invariants: a tar file's names are input ([`EntryPath`]), and what they name is created beneath
 //! the target or nowhere; a data directory has its `global/pg_control` only once everything else
@@ -22,6 +23,7 @@ mod manifest;
 mod path;
 mod recovery;
 mod restore;
+pub mod send;
 mod store;
 pub mod tar;
 mod window;

@@ -26,7 +26,7 @@ pub struct Window {
 }
 
 /// Whether a position that a backup has is one of a branch.
-fn is_on(branch: &Branch, point: Point) -> bool {
+pub(crate) fn is_on(branch: &Branch, point: Point) -> bool {
     let stretch = branch.stretches().iter().find(|stretch| stretch.timeline == point.timeline);
     stretch.is_some_and(|stretch| stretch.end.is_none_or(|end| point.lsn <= end))
 }

@@ -9,6 +9,7 @@
 //! Invariant: no piece ends behind the limit that the last [`Sender::advance`] gave.
 
 mod answer;
+mod backup;
 mod host;
 mod lag;
 mod stream;
@@ -29,9 +30,11 @@ use pg_wire::server::startup::{FirstPacket, StartupMessage};
 use pg_wire::stream::EndOfTimeline;
 
 pub use answer::{Answer, SlotAnswer};
+pub use backup::{BackupPart, BackupStart};
 pub use host::Host;
 pub use stream::{Piece, Standing, Status};
 
+use self::backup::Sending;
 use self::stream::{After, Stream};
 
 /// What a connection is given that nobody can guess, and its number.
@@ -91,6 +94,8 @@ enum State {
     /// A command is being done.
     Working,
     Streaming(Box<Stream>),
+    /// A base backup is being sent.
+    Backup(Box<backup::Sending>),
     Closed,
 }
 
@@ -139,7 +144,10 @@ impl Sender {
     /// Whether it has proved who it is.
     #[must_use]
     pub fn is_logged_in(&self) -> bool {
-        matches!(self.state, State::Idle { .. } | State::Working | State::Streaming(_))
+        matches!(
+            self.state,
+            State::Idle { .. } | State::Working | State::Streaming(_) | State::Backup(_)
+        )
     }
 
     /// Whether the connection has ended, but for what is still to be sent.
@@ -198,7 +206,10 @@ impl Sender {
         else {
             return;
         };
-        if let Answer::Stream { start, timeline, limit, end } = answer {
+        if let Answer::Backup(backup) = answer {
+            let sending = Sending::new(backup, self.host.version, now, &mut self.outgoing);
+            self.state = State::Backup(Box::new(sending));
+        } else if let Answer::Stream { start, timeline, limit, end } = answer {
             let is_over = end.is_some_and(|end| start >= end.switch_point);
             let stream = Stream::new(start, timeline, limit, end, self.timeout(), now);
             if is_over {
@@ -230,9 +241,9 @@ impl Sender {
         }
     }
 
-    /// The stream can't go on.
+    /// The stream, or the base backup, can't go on.
     pub fn fail(&mut self, refusal: &Refusal) {
-        if let State::Streaming(_) = self.state {
+        if matches!(self.state, State::Streaming(_) | State::Backup(_)) {
             self.outgoing.refusal(refusal);
             self.outgoing.ready();
             self.state = State::Idle { to_sync: false };
@@ -291,6 +302,32 @@ impl Sender {
         }
     }
 
+    /// Whether a base backup is being sent.
+    #[must_use]
+    pub fn is_in_backup(&self) -> bool {
+        matches!(self.state, State::Backup(_))
+    }
+
+    /// Whether the next part of a base backup is wanted: only once all of
+    /// [`poll_transmit`](Self::poll_transmit) is sent, and not before the time that is given.
+    #[must_use]
+    pub fn wants_backup(&self) -> Option<Option<Instant>> {
+        match &self.state {
+            State::Backup(sending) if self.poll_transmit().is_none() => Some(sending.not_before()),
+            _ => None,
+        }
+    }
+
+    /// The next part of a base backup.
+    pub fn backup_part(&mut self, part: BackupPart<'_>, now: Instant) {
+        if let State::Backup(sending) = &mut self.state
+            && sending.part(part, now, &mut self.outgoing)
+        {
+            self.state = State::Idle { to_sync: false };
+            self.go_on(now);
+        }
+    }
+
     /// Bytes to send; [`transmitted`](Self::transmitted) says how many were.
     #[must_use]
     pub fn poll_transmit(&self) -> Option<&[u8]> {
@@ -342,7 +379,7 @@ impl Sender {
         while !rest.is_empty() {
             let done = match &self.state {
                 State::First { .. } => self.first_packet(rest),
-                State::LoggingIn(_) | State::Working | State::Closed => break,
+                State::LoggingIn(_) | State::Working | State::Backup(_) | State::Closed => break,
                 State::Sasl(..) => self.message(rest, MAX_LOGIN_BODY, now),
                 State::Idle { .. } | State::Streaming(_) => self.message(rest, MAX_BODY, now),
             };
@@ -548,11 +585,6 @@ impl Sender {
                 SqlState::FEATURE_NOT_SUPPORTED,
                 format!("{name} isn't served by seawall: it serves physical replication"),
             ),
-            Ok(Command::BaseBackup(_)) => Refusal::error(
-                SqlState::FEATURE_NOT_SUPPORTED,
-                "BASE_BACKUP isn't served by this version of seawall",
-            )
-            .hint("Take the base backup from the primary, and stream from here."),
             Ok(command) => {
                 self.asks.push_back(Ask::Command(command));
                 self.state = State::Working;
