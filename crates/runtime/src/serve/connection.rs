@@ -18,7 +18,7 @@ use tokio::time::sleep_until;
 
 use super::ServeReport;
 use super::commands::{self, Done};
-use super::hub::{Hub, LOGIN_LIMIT, Member};
+use super::hub::{Hub, LOGIN_LIMIT, Member, Way};
 use super::slots::{self, Held};
 use super::source::{LoadError, Loaded, Source, Wanted};
 use crate::socket::Socket;
@@ -58,7 +58,7 @@ pub(super) struct Connection {
     hub: Arc<Hub>,
     me: Arc<Member>,
     socket: Socket,
-    is_local: bool,
+    way: Way,
     sender: Sender,
     tip: TipReceiver,
     login_until: Instant,
@@ -78,13 +78,16 @@ pub(super) struct Connection {
 
 impl Connection {
     pub(super) fn new(hub: Arc<Hub>, stream: Stream, is_local: bool, me: Arc<Member>) -> Self {
-        let sender = Sender::new(Arc::new(hub.host()), me.secrets());
+        let mut sender = Sender::new(Arc::new(hub.host()), me.secrets());
+        if hub.tls().is_some() && !is_local {
+            sender.offer_tls();
+        }
         let (tip, releases) = (hub.tip.clone(), hub.slots.releases());
         Self {
             hub,
             me,
             socket: Socket::Plain(stream),
-            is_local,
+            way: if is_local { Way::Local } else { Way::Plain },
             sender,
             tip,
             login_until: world::now() + LOGIN_LIMIT,
@@ -117,7 +120,7 @@ impl Connection {
                 self.sender.shut_down();
             }
             let more = self.read()?;
-            self.asks().await;
+            self.asks().await?;
             self.follow_tip().await;
             let blocked = self.write_all().await?;
             self.show().await;
@@ -159,10 +162,11 @@ impl Connection {
     }
 
     /// Does what the machine asks.
-    async fn asks(&mut self) {
+    async fn asks(&mut self) -> io::Result<()> {
         while let Some(ask) = self.sender.poll_ask() {
             match ask {
-                Ask::Login(user) => match self.hub.login(&user, self.is_local) {
+                Ask::Tls => self.handshake().await?,
+                Ask::Login(user) => match self.hub.login(&user, &self.way) {
                     Ok(how) => self.sender.login(how, world::now()),
                     Err(refusal) => self.sender.refuse(&refusal),
                 },
@@ -183,6 +187,31 @@ impl Connection {
             let (pid, address) = (self.me.pid, self.me.address.as_str());
             self.hub.tell(&ServeReport::Connected { pid, address, user, name });
         }
+        Ok(())
+    }
+
+    /// Has TLS spoken on the socket from now on.
+    async fn handshake(&mut self) -> io::Result<()> {
+        while self.write()? {
+            self.socket.writable().await?;
+        }
+        let Some(tls) = self.hub.tls() else { return Err(io::ErrorKind::Unsupported.into()) };
+        let socket = std::mem::replace(&mut self.socket, Socket::Closed);
+        let Socket::Plain(stream) = socket else { return Err(io::ErrorKind::InvalidInput.into()) };
+        let secured = tokio::select! {
+            secured = tls.accept(stream) => secured,
+            () = sleep_until(self.login_until.into()) => return Err(io::ErrorKind::TimedOut.into()),
+            () = self.me.woken.notified() => return Err(io::ErrorKind::ConnectionAborted.into()),
+        };
+        let secured = secured.map_err(|error| {
+            let (pid, address, text) = (self.me.pid, &self.me.address, &error.to_string());
+            self.hub.tell(&ServeReport::Note { pid, address, text });
+            io::Error::other(error)
+        })?;
+        self.socket = Socket::Tls(Box::new(secured.stream));
+        self.way = Way::Tls { common_name: secured.common_name };
+        self.sender.encrypted(secured.end_point);
+        Ok(())
     }
 
     async fn command(&mut self, command: Command) {
@@ -306,7 +335,7 @@ impl Connection {
         let (hub, current) = (Arc::clone(&self.hub), self.source.take());
         let read = blocking(move || {
             let catalogue = hub.catalogue()?;
-            Some(hub.sources.load(&catalogue, &wanted, current))
+            Some(hub.sources.load(&catalogue, &wanted, current.as_ref()))
         });
         match read.await.flatten() {
             Some(Ok((source, loaded))) => {

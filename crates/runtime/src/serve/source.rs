@@ -170,14 +170,14 @@ impl Sources {
         &self,
         catalogue: &Catalogue,
         wanted: &Wanted,
-        current: Option<Arc<Source>>,
+        current: Option<&Arc<Source>>,
     ) -> Result<(Arc<Source>, Arc<Loaded>), LoadError> {
         let layout = catalogue.layout();
         let number = wanted.piece.at.segment(layout.segment_size);
         let mut found = None;
         for timeline in wanted.timelines(number, catalogue).into_iter().flatten() {
             let key = (timeline, number, wanted.tip.session);
-            let source = match current.as_ref().filter(|source| source.key == key) {
+            let source = match current.filter(|source| source.key == key) {
                 Some(current) => Some(Arc::clone(current)),
                 None => self.open(catalogue, key, &wanted.tip)?,
             };
