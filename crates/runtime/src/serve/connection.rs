@@ -8,6 +8,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use pg_types::{SegmentSize, TimelineId};
 use pg_wire::message::SqlState;
 use pg_wire::server::grammar::Command;
 use pg_wire::server::response::Refusal;
@@ -18,7 +19,7 @@ use tokio::time::sleep_until;
 
 use super::ServeReport;
 use super::commands::{self, Done};
-use super::hub::{Hub, LOGIN_LIMIT, Member, Way};
+use super::hub::{Hub, LOGIN_LIMIT, Member, Way, starting_up};
 use super::slots::{self, Held};
 use super::source::{LoadError, Loaded, Source, Wanted};
 use crate::socket::Socket;
@@ -61,6 +62,9 @@ pub(super) struct Connection {
     way: Way,
     sender: Sender,
     tip: TipReceiver,
+    /// Whether there was an archive when it came.
+    is_ready: bool,
+    segment_size: SegmentSize,
     login_until: Instant,
     /// Whether it has been told that this one logged in.
     announced: bool,
@@ -78,7 +82,9 @@ pub(super) struct Connection {
 
 impl Connection {
     pub(super) fn new(hub: Arc<Hub>, stream: Stream, is_local: bool, me: Arc<Member>) -> Self {
-        let mut sender = Sender::new(Arc::new(hub.host()), me.secrets());
+        let (host, is_ready) = hub.host();
+        let segment_size = host.geometry.segment_size;
+        let mut sender = Sender::new(Arc::new(host), me.secrets());
         if hub.tls().is_some() && !is_local {
             sender.offer_tls();
         }
@@ -90,6 +96,8 @@ impl Connection {
             way: if is_local { Way::Local } else { Way::Plain },
             sender,
             tip,
+            is_ready,
+            segment_size,
             login_until: world::now() + LOGIN_LIMIT,
             announced: false,
             sending: None,
@@ -166,6 +174,7 @@ impl Connection {
         while let Some(ask) = self.sender.poll_ask() {
             match ask {
                 Ask::Tls => self.handshake().await?,
+                Ask::Login(_) if !self.is_ready => self.sender.refuse(&starting_up()),
                 Ask::Login(user) => match self.hub.login(&user, &self.way) {
                     Ok(how) => self.sender.login(how, world::now()),
                     Err(refusal) => self.sender.refuse(&refusal),
@@ -365,13 +374,12 @@ impl Connection {
         if !at.is_valid() {
             return;
         }
-        let size = self.hub.host().geometry.segment_size;
-        if held.flushed(at, size) {
+        if held.flushed(at, self.segment_size) {
             self.save_slot(standing.timeline).await;
         }
     }
 
-    async fn save_slot(&mut self, timeline: pg_types::TimelineId) {
+    async fn save_slot(&mut self, timeline: TimelineId) {
         let Some(mut held) = self.slot.take() else { return };
         let hub = Arc::clone(&self.hub);
         let saved = blocking(move || {

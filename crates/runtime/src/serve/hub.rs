@@ -224,8 +224,9 @@ impl Hub {
         Some((self.catalogue()?, tip?))
     }
 
-    /// What a connection says of the server. Before there is an archive, what lets it be refused.
-    pub(super) fn host(&self) -> Host {
+    /// What a connection says of the server, and whether that is so: before there is an archive it
+    /// is what lets the connection be refused.
+    pub(super) fn host(&self) -> (Host, bool) {
         let ready = self.ready();
         let (version, system_id, geometry) = match &ready {
             Some((catalogue, tip)) => {
@@ -238,16 +239,11 @@ impl Hub {
             }
         };
         let wal_sender_timeout = self.what.wal_sender_timeout;
-        Host { version, system_id, geometry, wal_sender_timeout }
+        (Host { version, system_id, geometry, wal_sender_timeout }, ready.is_some())
     }
 
     /// How a user logs in who comes this way.
     pub(super) fn login(&self, user: &str, way: &Way) -> Result<Login, Refusal> {
-        if self.ready().is_none() {
-            let text = "the database system is starting up";
-            return Err(Refusal::fatal(SqlState::CANNOT_CONNECT_NOW, text)
-                .detail("Nothing is archived yet that could be streamed."));
-        }
         let others = self.members.lock().unwrap_or_else(PoisonError::into_inner);
         if others.values().filter(|member| member.is_logged_in()).count()
             >= self.what.max_connections
@@ -362,6 +358,12 @@ impl Hub {
     pub(super) async fn all_gone(&self) {
         _ = self.count.subscribe().wait_for(|count| *count == 0).await;
     }
+}
+
+/// What is said before anything can be streamed.
+pub(super) fn starting_up() -> Refusal {
+    Refusal::fatal(SqlState::CANNOT_CONNECT_NOW, "the database system is starting up")
+        .detail("Nothing is archived yet that could be streamed.")
 }
 
 /// The longest wait for a login; as the server's `authentication_timeout`.

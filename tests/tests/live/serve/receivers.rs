@@ -186,3 +186,33 @@ fn seawall_receives_from_seawall() {
     second.stop();
     first.stop();
 }
+
+/// A byte that was changed on the disk is found before it is sent.
+#[test]
+fn damage_is_not_handed_on() {
+    let (primary, dir) = (server(18, 1, &[]), scratch());
+    let archive = dir.path().join("archive");
+    let mut receiver = Receiver::start(&primary, &archive, &ReceiverOptions::default());
+    let end = work(&primary);
+    receiver.await_flush(&primary, end);
+    receiver.stop();
+    let sealed = segments(&archive.join("wal"));
+    let damaged = sealed.get(1).unwrap_or_else(|| panic!("{sealed:?}"));
+    let mut bytes = fs::read(damaged).must();
+    bytes[700_000] ^= 1;
+    fs::write(damaged, bytes).must();
+    let serving = Serving::start(&archive, &["--serve-auth", "trust"]);
+    let copy = dir.path().join("copy");
+    fs::create_dir(&copy).must();
+    // It begins with the first segment, as if it had been there.
+    fs::copy(&sealed[0], copy.join(sealed[0].file_name().unwrap_or_default())).must();
+    let options =
+        ReceiveOptions { extra: vec!["--no-loop".to_owned()], ..ReceiveOptions::default() };
+    let mut running =
+        pg_receivewal(primary.install(), &conninfo(serving.port), &copy, &options).must();
+    assert!(!running.wait(LIMIT).must().success());
+    assert!(running.output_tail().contains("doesn't hold any more"), "{}", running.output_tail());
+    serving.running.wait_for_line("doesn't hold any more", LIMIT).must();
+    assert_eq!(segments(&copy).len(), 1, "nothing of it was taken for whole");
+    serving.stop();
+}
