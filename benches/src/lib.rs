@@ -11,6 +11,7 @@ pub mod measure;
 pub mod memory;
 pub mod restore_wal;
 pub mod scale;
+pub mod serve;
 pub mod sink;
 pub mod sync;
 pub mod verify;

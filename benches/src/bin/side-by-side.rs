@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 
 type Bench = fn(&[String]) -> Result<()>;
 
-const BENCHES: [(&str, Bench); 9] = [
+const BENCHES: [(&str, Bench); 10] = [
     ("catchup", benches::catchup::bench),
     ("sync", benches::sync::bench),
     ("memory", benches::memory::bench),
@@ -17,6 +17,7 @@ const BENCHES: [(&str, Bench); 9] = [
     ("restore-wal", benches::restore_wal::bench),
     ("verify", benches::verify::bench),
     ("scale", benches::scale::bench),
+    ("serve", benches::serve::bench),
 ];
 
 fn main() -> Result<()> {

@@ -24,11 +24,13 @@ mod observer;
 mod receive;
 mod restore;
 mod restore_wal;
+mod serve;
 mod service;
 mod slot;
 mod status;
 mod terminal;
 mod timelines;
+mod user;
 mod verify;
 
 pub use cli::Cli;
@@ -55,6 +57,8 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
         cli::Command::Find(args) => find::run(&args),
         cli::Command::Gaps(args) => gaps::run(&args),
         cli::Command::Status(args) => status::run(&args),
+        cli::Command::Serve(args) => serve::run(&args),
+        cli::Command::User(args) => user::run(&args),
         cli::Command::Slot(args) => slot::run(&args),
         cli::Command::Waldump(args) => return Ok(dump(args.args)),
     };

@@ -23,6 +23,7 @@ mod adopt;
 mod branch;
 mod catalogue;
 mod comparison;
+mod end;
 mod error;
 mod expiry;
 mod find;

@@ -9,6 +9,7 @@
 //! - [`Contents`] says whether one still is what it was, and [`Plan`] which of them, and what WAL, may
 //!   go.
 //! - [`restore()`] makes the data directory, and [`Recovery`] its configuration.
+//! - [`send`] gives a stored backup back in the form that a client of the replication protocol wants.
 //!
 //! Invariants: a tar file's names are input ([`EntryPath`]), and what they name is created beneath
 //! the target or nowhere; a data directory has its `global/pg_control` only once everything else
@@ -25,6 +26,7 @@ mod path;
 mod recovery;
 mod restore;
 mod retention;
+pub mod send;
 mod store;
 pub mod tar;
 mod verify;

@@ -30,6 +30,7 @@ mod program;
 mod refusals;
 mod restart;
 mod restore_wal;
+mod serve;
 mod service;
 mod shipping;
 mod shutdown;
