@@ -12,7 +12,7 @@ use tokio::sync::{Notify, watch};
 use crate::board::Board;
 use crate::cli::ReceiveArgs;
 use crate::observer::Talk;
-use crate::{Failure, compress, connect, log, service, terminal};
+use crate::{Failure, compress, connect, log, serve, service, terminal};
 
 /// The name that `synchronous_standby_names` knows a receiver by unless told otherwise.
 pub(crate) const APPLICATION_NAME: &str = "seawall";
@@ -38,6 +38,10 @@ pub(crate) fn run(args: &ReceiveArgs) -> Result<(), Failure> {
     if let Err(error) = board.serve(&args.archive) {
         tracing::warn!("`seawall status` won't find this receiver: {error}");
     }
+    let serve = (!args.serve.is_empty())
+        .then(|| serve::plan(&args.archive, &args.serve, &args.serving))
+        .transpose()?;
+    let beside = serve::Beside::start(&args.archive, serve, &what.tip)?;
     service::ready();
     let server = what.settings.endpoint().to_string();
     let mut talk = Talk::new(&args.archive, server, board, args.json, &log);
@@ -63,6 +67,7 @@ pub(crate) fn run(args: &ReceiveArgs) -> Result<(), Failure> {
     });
     // What the disk still does isn't waited for: it isn't acknowledged either.
     runtime.shutdown_background();
+    drop(beside);
     match result? {
         Ended::AtEndPosition(lsn) => talk.ended(&format!("reached {lsn}")),
         Ended::Stopped(_) => talk.ended("stopped"),
@@ -83,6 +88,7 @@ fn plan(args: &ReceiveArgs) -> Result<Receive, Failure> {
         reconnect: !args.no_loop,
         status_interval: args.status_interval,
         writer: Options { sync: !args.no_sync, ..Options::default() },
+        tip: runtime::TipSender::new(None),
     })
 }
 

@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use pg_types::{Branch, TimelineId};
 
 use crate::cli::{RestoreArgs, TargetArgs, TargetTimeline};
+use crate::failure::steady;
 use crate::find::{parse_time, show_time};
 use crate::list::branch_of;
 use crate::log;
@@ -29,14 +30,18 @@ pub(crate) fn run(args: &RestoreArgs) -> Result<(), Failure> {
     let about = |failure: Failure| failure.of(&format!("the archive {}", args.archive.display()));
     let catalogue = Catalogue::open(Arc::new(RealFiles::new(args.archive.clone())));
     let catalogue = catalogue.map_err(|error| about(error.into()))?;
-    let survey = catalogue.survey().map_err(|error| about(BackupError::from(error).into()))?;
     let backups = Backups::open(&args.archive)?;
     let (all, candidates) = candidates(&backups, args.backup.as_deref())?;
     let target = target(&args.target)?;
-    let branch = branch(&catalogue, &survey, &candidates, args.target.target_timeline)?;
     let inclusive = !args.target.target_exclusive;
-    let chosen =
-        choose(&catalogue, &survey, &candidates, &branch, (&target, inclusive), &show_time)?;
+    let (chosen, newest) = steady(|| {
+        let survey = catalogue.survey().map_err(|error| about(BackupError::from(error).into()))?;
+        let branch = branch(&catalogue, &survey, &candidates, args.target.target_timeline)?;
+        let newest = survey.timelines().next_back().map(|(timeline, _)| timeline);
+        let target = (&target, inclusive);
+        let chosen = choose(&catalogue, &survey, &candidates, &branch, target, &show_time)?;
+        Ok((chosen, newest))
+    })?;
     let destination = destination(args, chosen.backup)?;
     destination.examine(chosen.backup.server_major())?;
     tell(&chosen);
@@ -46,14 +51,13 @@ pub(crate) fn run(args: &RestoreArgs) -> Result<(), Failure> {
              allow_in_place_tablespaces = on"
         );
     }
-    let newest = survey.timelines().next_back().map(|(timeline, _)| timeline);
     let recovery = recovery(args, &chosen, target, newest)?;
     let mut links = Vec::new();
     for description in chain(&all, chosen.backup)? {
         let directory = backups.directory(&description.id)?;
         links.push(Link { directory, description });
     }
-    write(args, &links, &destination, &recovery)
+    write(args, &backups, &links, &destination, &recovery)
 }
 
 /// The backups that there are, and those that may be restored.
@@ -245,12 +249,20 @@ fn tell(chosen: &Chosen<'_>) {
 
 fn write(
     args: &RestoreArgs,
+    backups: &Backups,
     chain: &[Link],
     destination: &Destination,
     recovery: &Recovery,
 ) -> Result<(), Failure> {
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let threads = args.jobs.unwrap_or(processors.max(FEWEST_JOBS)).clamp(1, MAX_JOBS);
+    // As long as they are read they aren't expired; they may have been before.
+    let reading = chain.iter().map(|link| link.directory.lock_shared());
+    let _reading = reading.collect::<Result<Vec<_>, _>>().map_err(BackupError::from)?;
+    let (there, _) = backups.list()?;
+    if let Some(gone) = chain.iter().find(|link| !there.contains(&link.description)) {
+        return Err(BackupError::NoBackup { id: gone.description.id.clone() }.into());
+    }
     let unfinished = |error: BackupError| {
         let what = format!("{} isn't a cluster, and no server starts there", args.pgdata.display());
         Failure::from(error).of(&what)

@@ -67,6 +67,25 @@ pub enum ArchiveError {
          none, move it away: then gaps that were recorded are holes that nothing explains"
     )]
     BadGapsFile(String),
+    /// A follower's slot can't be understood.
+    #[error(
+        "{} can't be read: {what}; restore it from a copy of the archive, or move it away and make \
+         the slot anew: nothing is kept for its follower then", path.display()
+    )]
+    BadSlotFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// Another process serves it.
+    #[error(
+        "the archive is served already, by {holder}: stop that one, or let it listen here, too"
+    )]
+    Served {
+        /// What it wrote about itself.
+        holder: String,
+    },
     /// Made by a later seawall.
     #[error(
         "the archive has format {format}, which this version of seawall can't write \
@@ -126,17 +145,6 @@ pub enum ArchiveError {
     /// No WAL of this version is known.
     #[error("PostgreSQL {0} isn't supported: seawall knows the WAL of 10 to 18")]
     UnsupportedMajor(u32),
-    /// A range is missing, and later segments are there. No crash leaves this.
-    #[error(
-        "WAL is missing: {missing} isn't whole, and {later} is there; put the missing file back \
-         from a copy, or move the later ones elsewhere so that all are fetched again"
-    )]
-    Hole {
-        /// The first name that is missing, or isn't whole.
-        missing: String,
-        /// A sealed segment behind it.
-        later: String,
-    },
     /// The server's history has no timeline that is archived.
     #[error(
         "the archive's newest timeline is {archive}, and the history of the server, which is on \

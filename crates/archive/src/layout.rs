@@ -22,6 +22,10 @@ impl Layout {
     pub const GAPS: &'static str = "gaps.json";
     /// Its temporary name.
     pub(crate) const GAPS_TMP: &'static str = ".gaps.json.tmp";
+    /// Up to where WAL was given up.
+    pub const EXPIRED: &'static str = "expired.json";
+    /// Its temporary name.
+    pub(crate) const EXPIRED_TMP: &'static str = ".expired.json.tmp";
     /// Segments.
     pub const WAL: &'static str = "wal";
     /// What was told of them.
@@ -30,6 +34,8 @@ impl Layout {
     pub const QUARANTINE: &'static str = "quarantine";
     /// Base backups, a directory each.
     pub const BACKUPS: &'static str = "backups";
+    /// Followers' slots, a file each.
+    pub const SLOTS: &'static str = "slots";
     /// Locks, and what may be lost.
     pub const RUN: &'static str = "run";
     /// The one receiver's lock.

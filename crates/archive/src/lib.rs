@@ -14,7 +14,10 @@
 //! - [`Writer`] is the hot path, without I/O: bytes go in, disk operations come out, and
 //!   [`pg_types::Positions`] say what may be acknowledged.
 //!
-//! Never here: sockets, clocks, threads. Never done: overwriting a proved byte, deleting WAL.
+//! - [`Catalogue`] is for everybody else: it reads, proves again ([`Run`]), and gives up what nobody
+//!   needs ([`Bounds`]).
+//!
+//! Never here: sockets, clocks, threads. Never done: overwriting a proved byte, deciding what WAL goes.
 
 mod absence;
 mod adopt;
@@ -22,7 +25,9 @@ mod branch;
 mod catalogue;
 mod comparison;
 mod compress;
+mod end;
 mod error;
+mod expiry;
 mod find;
 mod format;
 mod gap;
@@ -34,7 +39,9 @@ mod prove;
 mod publish;
 mod reader;
 mod resume;
+mod slots;
 mod survey;
+mod verify;
 mod writer;
 
 /// How a segment is compressed.
@@ -45,6 +52,7 @@ pub use catalogue::{Catalogue, Missing, TimelineOverview};
 pub use comparison::{Comparison, Likeness};
 pub use compress::Compressed;
 pub use error::ArchiveError;
+pub use expiry::{Bounds, Expired, Hold};
 pub use find::{Found, FoundKind, Search, Target};
 pub use format::{Format, Identity};
 pub use gap::{Gap, gaps};
@@ -54,5 +62,7 @@ pub use open::{Archive, Claim, Withdrawn};
 pub use publish::Published;
 pub use reader::{Proof, Reader};
 pub use resume::{LostBranch, Resume, Stored};
+pub use slots::{Slot, Slots, slots};
 pub use survey::{Form, Segments, Survey};
+pub use verify::{Border, Damage, DamageKind, Names, Run, RunEnd, RunVerdict, Unfinished};
 pub use writer::{Event, Options, Stop, Writer};

@@ -308,6 +308,19 @@ impl Catalogue {
         Ok(None)
     }
 
+    /// The file that a segment is in, compressed or not; its plain name if it isn't there.
+    #[must_use]
+    pub fn stored_file(&self, timeline: TimelineId, number: SegmentNumber) -> PathBuf {
+        let plain = self.layout.segment(timeline, number);
+        match self.files.len(&plain) {
+            Ok(None) => {
+                let packed = self.packed_of(&plain).ok().flatten();
+                packed.map_or(plain, |(packed, _)| packed)
+            }
+            _ => plain,
+        }
+    }
+
     /// The files that are there for this plain name.
     pub(crate) fn files_of(&self, path: &Path) -> Result<Vec<PathBuf>, DiskError> {
         let mut there = Vec::new();

@@ -131,7 +131,14 @@ impl Catalogue {
         validator: &mut Validator,
         visitor: &mut impl Visitor,
     ) -> Result<Option<DecodeError>, DiskError> {
-        let (file, _) = self.open_wal(path, Access::Direct)?;
+        let partial = path.extension().is_some_and(|extension| extension == "partial");
+        let (file, _) = match self.open_wal(path, Access::Direct) {
+            // It has got its final name since it was looked at.
+            Err(error) if partial && error.kind() == ErrorKind::NotFound => {
+                self.open_wal(&path.with_extension(""), Access::Direct)?
+            }
+            file => file?,
+        };
         feed(&*file, 0..file.len()?, validator, visitor)
     }
 

@@ -110,6 +110,16 @@ pub enum BackupError {
         /// Why.
         why: String,
     },
+    /// A tablespace's link doesn't fit into a tar file.
+    #[error(
+        "symbolic link target too long for tar format: file name \"{name}\", target \"{target}\""
+    )]
+    LongLink {
+        /// Where the link is.
+        name: String,
+        /// Where it leads.
+        target: String,
+    },
     /// WAL that a backup needs isn't whole.
     #[error(
         "the WAL that the backup needs isn't whole: it is proved up to {proved}, and needed up to {needed}"

@@ -53,6 +53,17 @@ impl BackupLabel {
     }
 }
 
+/// The same file with another label in it.
+pub(crate) fn with_label(content: &[u8], label: &str) -> Vec<u8> {
+    const LINE: &[u8] = b"LABEL: ";
+    let lines = content.split_inclusive(|byte| *byte == b'\n');
+    let relabelled = lines.map(|line| match line.starts_with(LINE) {
+        true => [LINE, label.as_bytes(), b"\n"].concat(),
+        false => line.to_vec(),
+    });
+    relabelled.collect::<Vec<_>>().concat()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -75,6 +86,9 @@ mod tests {
             format!("{text}INCREMENTAL FROM LSN: 0/1000028\nINCREMENTAL FROM TLI: 1\n");
         let from = BackupLabel::parse(incremental.as_bytes()).unwrap().incremental_from;
         assert_eq!(from, Some(Point { lsn: Lsn::new(0x100_0028), timeline: TimelineId::FIRST }));
+        let other = with_label(text.as_bytes(), "it's another");
+        assert!(String::from_utf8(other.clone()).unwrap().contains("\nLABEL: it's another\nSTART"));
+        assert_eq!(BackupLabel::parse(&other), BackupLabel::parse(text.as_bytes()));
         assert_eq!(BackupLabel::parse(b"START WAL LOCATION: 0/2000028\n"), None);
         assert_eq!(BackupLabel::parse(b"\xff"), None);
     }

@@ -7,7 +7,10 @@
 //! - [`Window`] says from where to where recovery from a backup is possible, and [`choose()`] which
 //!   backup a [`Target`] is reached from: decided from the archive's WAL, before anything is
 //!   written.
+//! - [`Contents`] says whether one still is what it was, and [`Plan`] which of them, and what WAL, may
+//!   go.
 //! - [`restore()`] makes the data directory, and [`Recovery`] its configuration.
+//! - [`send`] gives a stored backup back in the form that a client of the replication protocol wants.
 //!
 //! Invariants: a tar file's names are input ([`EntryPath`]), and what they name is created beneath
 //! the target or nowhere; a data directory has its `global/pg_control` only once everything else
@@ -24,9 +27,12 @@ mod manifest;
 mod path;
 mod recovery;
 mod restore;
+mod retention;
+pub mod send;
 mod store;
 mod stored_tar;
 pub mod tar;
+mod verify;
 mod window;
 
 pub use chain::chain;
@@ -40,6 +46,8 @@ pub use manifest::{Manifest, ManifestError, ManifestFile};
 pub use path::{EntryPath, PathFault};
 pub use recovery::{Recovery, Standby, quote_conf, quote_shell};
 pub use restore::{Destination, Link, Restored, Tablespace, restore};
-pub use store::{Backups, Broken, Held};
+pub use retention::{Candidate, Fate, Inventory, Kept, NoPlan, Plan, Policy};
+pub use store::{Backups, Broken, Held, Unfinished};
 pub use stored_tar::StoredTar;
+pub use verify::{Contents, Fault, FaultKind, Member};
 pub use window::Window;

@@ -34,6 +34,11 @@ fn names(archive: Option<u32>, method: Method) -> [String; 2] {
     [packed, index]
 }
 
+/// The files that hold a tar file; the one that has its bytes is the first.
+pub(crate) fn file_names(archive: Option<u32>, method: Option<Method>) -> Vec<String> {
+    method.map_or_else(|| vec![tar_name(archive)], |method| names(archive, method).into())
+}
+
 /// A tar file that is being written.
 pub(crate) enum TarWriter {
     Plain(NewFile),
@@ -153,14 +158,26 @@ impl StoredTar {
         len: u64,
         method: Option<Method>,
     ) -> Result<Self, BackupError> {
+        let this = Self::open_any(directory, archive, len, method)?;
+        if this.len != len {
+            let (name, found) = (this.name.display(), this.len);
+            let what = format!("{name} has {found} bytes, and should have {len}");
+            return Err(BackupError::NotABackup(what));
+        }
+        Ok(this)
+    }
+
+    /// The same, however long a plain one is.
+    pub(crate) fn open_any(
+        directory: &Tree,
+        archive: Option<u32>,
+        len: u64,
+        method: Option<Method>,
+    ) -> Result<Self, BackupError> {
         let Some(method) = method else {
             let name = PathBuf::from(tar_name(archive));
             let file = directory.open_file(&name)?;
-            let found = file.len()?;
-            if found != len {
-                let what = format!("{} has {found} bytes, and should have {len}", name.display());
-                return Err(BackupError::NotABackup(what));
-            }
+            let len = file.len()?;
             return Ok(Self { file, name, len, packed: None });
         };
         let [packed, index] = names(archive, method).map(PathBuf::from);

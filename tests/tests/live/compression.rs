@@ -113,9 +113,19 @@ fn check_method(server: &Server, dir: &Path, method: Method) {
     }
     let found = ended(seawall(&["find", "--time", "2200-01-01 00:00:00Z", "-A"]).arg(&archive));
     found.says(1, &["no commit or abort later than 2200-01-01"]);
+    let verified = || ended(seawall(&["verify", "-A"]).arg(&archive));
+    verified().is_well();
     check_restore(&archive, &files, &copy, dir);
     check_shipping(&archive, &files, &copy);
     check_damage(&archive, &files, &dir.join("damaged"));
+    verified().is_well();
+    let path = &files[files.len() / 2];
+    let whole = fs::read(path).must();
+    fs::write(path, &whole[..whole.len() - 9]).must();
+    let damaged = verified();
+    let named = path.strip_prefix(&archive).must().display().to_string();
+    assert!(damaged.code != Some(0) && damaged.stdout.contains(&named), "{damaged:#?}");
+    fs::write(path, &whole).must();
 }
 
 /// Each is delivered as it was, and read by `seawall waldump`.

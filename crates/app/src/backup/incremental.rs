@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use backup::{BackupError, Backups, Description, Incremental, chain};
+use disk::TreeLock;
 use pg_wire::base_backup::{UPLOAD_MANIFEST, has_incremental};
 use runtime::{AskError, Facts, Link, Shutdown};
 
@@ -14,27 +15,31 @@ pub(super) fn parent(
     archive: &Path,
     wanted: Option<&str>,
     facts: &Facts,
-) -> Result<Description, Failure> {
+) -> Result<(Description, TreeLock), Failure> {
     if !has_incremental(facts.version) {
         return Err(Failure::usage(format!(
             "incremental backups are taken from PostgreSQL 17 on, and the server is {}",
             facts.version
         )));
     }
-    let (all, _) = Backups::open(archive)?.list()?;
-    if let Some(id) = wanted {
-        let parent = all.iter().find(|backup| backup.id == id);
-        let parent = parent.ok_or_else(|| BackupError::NoBackup { id: id.to_owned() })?;
-        chain(&all, parent)?;
-        return Ok(parent.clone());
-    }
+    let backups = Backups::open(archive)?;
+    let (all, _) = backups.list()?;
     let good = |backup: &&Description| backup.damage.is_empty() && chain(&all, backup).is_ok();
-    let newest = all.iter().rev().find(good).cloned();
-    newest.ok_or_else(|| {
-        Failure::failed(
-            "there is no backup yet that an incremental one could follow: take a full one",
-        )
-    })
+    let parent = match wanted {
+        Some(id) => {
+            let parent = all.iter().find(|backup| backup.id == id);
+            parent.ok_or_else(|| BackupError::NoBackup { id: id.to_owned() })?
+        }
+        None => all.iter().rev().find(good).ok_or_else(|| {
+            Failure::failed(
+                "there is no backup yet that an incremental one could follow: take a full one",
+            )
+        })?,
+    };
+    // As long as this one is under way the other isn't expired; it may have been before.
+    let lock = backups.directory(&parent.id)?.lock_shared().map_err(BackupError::from)?;
+    chain(&backups.list()?.0, parent)?;
+    Ok((parent.clone(), lock))
 }
 
 /// What `backup.json` says of it.

@@ -75,9 +75,17 @@ pub(crate) enum Command {
     Gaps(GapsArgs),
     /// Check the server's set-up and the archive, before it matters; quiet where all is well.
     Check(Box<CheckArgs>),
+    /// Read all that is archived again, and say what is damaged and what can be recovered.
+    Verify(VerifyArgs),
+    /// Remove backups that nobody needs any more, and the WAL before those that are kept.
+    Expire(ExpireArgs),
     /// Print records of WAL of any version, as pg_waldump does, and more: seawall waldump --help.
     #[command(disable_help_flag = true)]
     Waldump(WaldumpArgs),
+    /// Serve an archive: standbys, pg_receivewal and other receivers stream from it.
+    Serve(Box<ServeArgs>),
+    /// Say who may stream from an archive that is served.
+    User(UserArgs),
     /// Create, read or drop a replication slot.
     Slot(Box<SlotArgs>),
 }
@@ -178,6 +186,11 @@ pub(crate) struct ReceiveArgs {
     /// Print events as JSON lines on standard output.
     #[arg(long)]
     pub(crate) json: bool,
+    /// Serve the archive, too, as `seawall serve --listen` does; several times for several.
+    #[arg(long, value_name = "ADDR", conflicts_with = "no_sync")]
+    pub(crate) serve: Vec<runtime::Listen>,
+    #[command(flatten)]
+    pub(crate) serving: ServingArgs,
     #[command(flatten)]
     pub(crate) connection: ConnectionArgs,
     #[command(flatten)]
@@ -188,8 +201,16 @@ pub(crate) struct ReceiveArgs {
 pub(crate) use backups::{
     BackupArgs, Checkpoint, ListArgs, RestoreArgs, TargetAction, TargetArgs, TargetTimeline,
 };
+/// `seawall verify` and `seawall expire`.
+pub(crate) use keeping::{ExpireArgs, VerifyArgs};
 
 mod backups;
+mod keeping;
+
+/// `seawall serve` and `seawall user`.
+pub(crate) use serving::{AuthArg, ServeArgs, ServingArgs, UserAction, UserArgs, users_file};
+
+mod serving;
 
 /// `seawall archive-wal`
 #[derive(Debug, Args)]

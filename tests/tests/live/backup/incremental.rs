@@ -112,7 +112,16 @@ fn check_missing(kept: &Kept, ids: &[String]) {
     assert_eq!(fs::read_dir(&data).must().count(), 0, "nothing is written");
     let listed = ended(&mut seawall(kept, "list"));
     assert!(listed.stdout.contains("UNUSABLE"), "{listed:?}");
+    let verified = ended(&mut seawall(kept, "verify"));
+    assert!(
+        verified.code != Some(0) && verified.stdout.contains("needs the backup"),
+        "{verified:#?}"
+    );
     fs::rename(&aside, &place).must();
+    ended(&mut seawall(kept, "verify")).is_well();
+    // Of the newest alone all others are kept: it stands on them.
+    let expire = ended(seawall(kept, "expire").args(["--keep-backups", "1"]));
+    assert_eq!(expire.stdout.matches("builds on it").count(), 3, "{expire:#?}");
 }
 
 /// A byte of a link's that isn't even needed.
