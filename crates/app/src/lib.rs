@@ -24,6 +24,7 @@ mod receive;
 mod restore;
 mod restore_wal;
 mod serve;
+mod serve_backup;
 mod service;
 mod slot;
 mod status;
