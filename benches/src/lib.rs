@@ -10,5 +10,6 @@ pub mod dump;
 pub mod measure;
 pub mod memory;
 pub mod restore_wal;
+pub mod serve;
 pub mod sink;
 pub mod sync;

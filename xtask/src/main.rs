@@ -43,7 +43,7 @@ cargo xtask crashpoints|iofaults|mutants|sim [--seed FIRST] [--count N]
 
 cargo xtask bench NAME [ARGS...]
     seawall beside pg_receivewal: catchup, sync, memory; beside pg_waldump: dump, stats; beside
-    pg_basebackup: backup; beside cp: restore-wal.
+    pg_basebackup: backup; beside cp: restore-wal; beside a cascading standby: serve.
 ";
 
 fn main() -> ExitCode {

@@ -38,8 +38,9 @@ pub(crate) fn run(args: &ReceiveArgs) -> Result<(), Failure> {
     if let Err(error) = board.serve(&args.archive) {
         tracing::warn!("`seawall status` won't find this receiver: {error}");
     }
-    let serve =
-        (!args.serve.is_empty()).then(|| serve::plan(&args.archive, &args.serve, &args.serving));
+    let serve = (!args.serve.is_empty())
+        .then(|| serve::plan(&args.archive, &args.serve, &args.serving))
+        .transpose()?;
     let beside = serve::Beside::start(&args.archive, serve, &what.tip)?;
     service::ready();
     let server = what.settings.endpoint().to_string();

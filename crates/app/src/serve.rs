@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use crate::board::{self, Run, SERVER_SOCKET, TIP_SOCKET};
-use crate::cli::{ServeArgs, ServingArgs, users_file};
+use crate::cli::{AuthArg, ServeArgs, ServingArgs, users_file};
 use crate::observer::size;
 use crate::{Failure, log, receive, serve_backup, service};
 
@@ -32,7 +32,9 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
         Failure::from(error).of(&format!("the archive {}", args.archive.display()))
     })?;
     let tip = TipSender::new(None);
-    let what = plan(&args.archive, &args.listen, &args.serving);
+    // Whoever connects as soon as somebody listens gets it.
+    runtime::publish_archived(&files, &tip)?;
+    let what = plan(&args.archive, &args.listen, &args.serving)?;
     let server = bind(what, &files, tip.subscribe())?;
     publish_followers(&args.archive, server.watcher());
     let (stop, shutdown) = watch::channel(false);
@@ -60,16 +62,34 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-pub(crate) fn plan(archive: &Path, listen: &[Listen], args: &ServingArgs) -> Serve {
-    Serve {
+pub(crate) fn plan(
+    archive: &Path,
+    listen: &[Listen],
+    args: &ServingArgs,
+) -> Result<Serve, Failure> {
+    let tls = args.tls();
+    let has_authorities = tls.as_ref().is_some_and(|tls| tls.authorities.is_some());
+    if args.serve_auth == AuthArg::Cert && !has_authorities {
+        let text = "--serve-auth cert takes --tls-cert, --tls-key and --tls-ca";
+        return Err(Failure::usage(text));
+    }
+    let is_open = listen.iter().any(|listen| !listen.is_here());
+    if is_open && tls.is_none() {
+        tracing::warn!(
+            "clients of other machines are served without encryption, and all of the cluster's \
+             changes go over the network readable: use --tls-cert and --tls-key"
+        );
+    }
+    Ok(Serve {
         listen: listen.to_vec(),
         auth: args.serve_auth.into(),
         users: users_file(archive, args.users.as_ref()),
         max_connections: args.max_connections.into(),
         max_slot_retention: args.max_follower_retention,
         wal_sender_timeout: args.wal_sender_timeout,
+        tls,
         backups: serve_backup::open(archive.to_owned()),
-    }
+    })
 }
 
 /// Listens, and says where.
@@ -187,6 +207,11 @@ fn say(report: &ServeReport<'_>) {
             Level::WARN,
             json!({"event": "client_note", "pid": pid, "address": address, "note": text}),
             format!("client {address} ({pid}): {text}"),
+        ),
+        ServeReport::Reloaded => (
+            Level::INFO,
+            json!({"event": "tls_reloaded"}),
+            "the files of TLS were read again".to_owned(),
         ),
         ServeReport::Trouble(text) => {
             (Level::ERROR, json!({"event": "serving_trouble", "error": text}), (*text).to_owned())
@@ -318,11 +343,9 @@ pub(crate) fn describe(text: &mut String, server: &Value) {
     }
     for slot in server["slots"].as_array().into_iter().flatten() {
         let (name, at) = (shown(&slot["name"]), shown(&slot["restart_lsn"]));
-        match slot["lost"].as_str() {
-            Some(why) => _ = writeln!(text, "slot        {name}, ALARM: let go, since {why}"),
-            None => {
-                _ = writeln!(text, "slot        {name}, of a follower, keeps what is behind {at}")
-            }
-        }
+        _ = match slot["lost"].as_str() {
+            Some(why) => writeln!(text, "slot        {name}, ALARM: let go, since {why}"),
+            None => writeln!(text, "slot        {name}, of a follower, keeps what is behind {at}"),
+        };
     }
 }

@@ -29,7 +29,8 @@ pub use outgoing::{BackupSource, GivenPart, OpenBackup, Opened};
 pub use passfile::read_passwords;
 pub use receive::{Observer, Progress, Receive, Report, Shutdown, receive};
 pub use serve::{
-    Auth, Follower, InvalidListen, Listen, Serve, ServeError, ServeReport, Server, Watcher,
+    Auth, Follower, InvalidListen, Listen, Serve, ServeError, ServeReport, Server, TlsFiles,
+    Watcher,
 };
 pub use session::{Ended, Facts, connect, create_slot, read_slot};
 pub use tip::{Tip, TipReceiver, TipSender, announce, follow, publish_archived};

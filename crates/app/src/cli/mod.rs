@@ -197,7 +197,7 @@ pub(crate) use backups::{
 mod backups;
 
 /// `seawall serve` and `seawall user`.
-pub(crate) use serving::{ServeArgs, ServingArgs, UserAction, UserArgs, users_file};
+pub(crate) use serving::{AuthArg, ServeArgs, ServingArgs, UserAction, UserArgs, users_file};
 
 mod serving;
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
-use runtime::{Auth, Listen};
+use runtime::{Auth, Listen, TlsFiles};
 
 use super::{TalkArgs, bytes, duration};
 
@@ -34,6 +34,16 @@ pub(crate) struct ServingArgs {
     /// The users' verifiers; users in the archive's directory unless told otherwise.
     #[arg(long, value_name = "FILE")]
     pub(crate) users: Option<PathBuf>,
+    /// The server's certificate, and those behind it, in PEM: TLS, which everybody over TCP has to
+    /// use then. SIGHUP reads the files again.
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// Its key, which nobody else may read.
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub(crate) tls_key: Option<PathBuf>,
+    /// The authorities of clients' certificates, for --serve-auth cert.
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub(crate) tls_ca: Option<PathBuf>,
     /// So many clients may be logged in.
     #[arg(long, value_name = "N", default_value = "100")]
     pub(crate) max_connections: u16,
@@ -45,12 +55,21 @@ pub(crate) struct ServingArgs {
     pub(crate) wal_sender_timeout: Duration,
 }
 
+impl ServingArgs {
+    pub(crate) fn tls(&self) -> Option<TlsFiles> {
+        let (certificate, key) = (self.tls_cert.clone()?, self.tls_key.clone()?);
+        Some(TlsFiles { certificate, key, authorities: self.tls_ca.clone() })
+    }
+}
+
 /// As in `pg_hba.conf`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum AuthArg {
     /// A password, against the users file.
     #[value(name = "scram-sha-256")]
     Scram,
+    /// A certificate of --tls-ca whose common name is the user's.
+    Cert,
     /// Nothing: whoever reaches the port reads all of the cluster's changes.
     Trust,
 }
@@ -59,6 +78,7 @@ impl From<AuthArg> for Auth {
     fn from(arg: AuthArg) -> Self {
         match arg {
             AuthArg::Scram => Self::Scram,
+            AuthArg::Cert => Self::Cert,
             AuthArg::Trust => Self::Trust,
         }
     }

@@ -63,6 +63,8 @@ pub enum Login {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Ask {
+    /// Send what is to be sent, and do a TLS handshake; then [`Sender::encrypted`].
+    Tls,
     /// Look how this user logs in; then [`Sender::login`].
     Login(String),
     /// Do this; then [`Sender::answer`].
@@ -84,6 +86,8 @@ enum State {
         ssl: bool,
         gss: bool,
     },
+    /// Somebody does a TLS handshake.
+    Handshake,
     /// Somebody looks how the user logs in.
     LoggingIn(StartupMessage),
     Sasl(Box<Exchange>, StartupMessage),
@@ -110,6 +114,9 @@ pub struct Sender {
     asks: VecDeque<Ask>,
     user: String,
     settings: BTreeMap<String, String>,
+    offers_tls: bool,
+    /// What SCRAM is bound to, within TLS.
+    end_point: Option<Vec<u8>>,
 }
 
 impl Sender {
@@ -126,6 +133,8 @@ impl Sender {
             asks: VecDeque::new(),
             user: String::new(),
             settings: BTreeMap::new(),
+            offers_tls: false,
+            end_point: None,
         }
     }
 
@@ -177,6 +186,20 @@ impl Sender {
         self.go_on(now);
     }
 
+    /// There is TLS for whoever asks for it.
+    pub fn offer_tls(&mut self) {
+        self.offers_tls = true;
+    }
+
+    /// The handshake is done that [`Ask::Tls`] asked for; `end_point` is the hash of our
+    /// certificate, if it has one.
+    pub fn encrypted(&mut self, end_point: Option<Vec<u8>>) {
+        if matches!(self.state, State::Handshake) {
+            self.end_point = end_point;
+            self.state = State::First { ssl: true, gss: true };
+        }
+    }
+
     /// How the user logs in whom [`Ask::Login`] asked about.
     pub fn login(&mut self, how: Login, now: Instant) {
         let State::LoggingIn(startup) = std::mem::replace(&mut self.state, State::Closed) else {
@@ -186,8 +209,13 @@ impl Sender {
             Login::Trust => self.logged_in(&startup),
             Login::Scram(verifier) => {
                 let Secrets { nonce, mock, .. } = &self.secrets;
-                let exchange = Exchange::new(verifier, &self.user, *nonce, mock);
-                self.outgoing.authentication_sasl(&[scram::MECHANISM]);
+                let end_point = self.end_point.clone();
+                let mechanisms: &[&str] = match end_point {
+                    Some(_) => &[scram::MECHANISM_PLUS, scram::MECHANISM],
+                    None => &[scram::MECHANISM],
+                };
+                let exchange = Exchange::new(verifier, &self.user, *nonce, mock, end_point);
+                self.outgoing.authentication_sasl(mechanisms);
                 self.state = State::Sasl(Box::new(exchange), startup);
             }
         }
@@ -379,7 +407,11 @@ impl Sender {
         while !rest.is_empty() {
             let done = match &self.state {
                 State::First { .. } => self.first_packet(rest),
-                State::LoggingIn(_) | State::Working | State::Backup(_) | State::Closed => break,
+                State::Handshake
+                | State::LoggingIn(_)
+                | State::Working
+                | State::Backup(_)
+                | State::Closed => break,
                 State::Sasl(..) => self.message(rest, MAX_LOGIN_BODY, now),
                 State::Idle { .. } | State::Streaming(_) => self.message(rest, MAX_BODY, now),
             };
@@ -405,11 +437,14 @@ impl Sender {
         match FirstPacket::parse(body, newest) {
             Ok(FirstPacket::Ssl) if !*ssl => {
                 *ssl = true;
-                self.no_encryption(bytes.len() > len, "SSL request");
+                if self.encryption(bytes.len() > len, "SSL request", self.offers_tls) {
+                    self.state = State::Handshake;
+                    self.asks.push_back(Ask::Tls);
+                }
             }
             Ok(FirstPacket::Gss) if !*gss => {
                 *gss = true;
-                self.no_encryption(bytes.len() > len, "GSSAPI encryption request");
+                self.encryption(bytes.len() > len, "GSSAPI encryption request", false);
             }
             Ok(FirstPacket::Cancel { process_id, key }) => {
                 self.asks.push_back(Ask::Cancel { process_id, key });
@@ -433,8 +468,8 @@ impl Sender {
         Ok(Some(len))
     }
 
-    /// Says that there is none, unless somebody has put bytes behind the request.
-    fn no_encryption(&mut self, more: bool, request: &str) {
+    /// Says whether there is any, unless somebody has put bytes behind the request.
+    fn encryption(&mut self, more: bool, request: &str, is_there: bool) -> bool {
         if more {
             let text = format!("received unencrypted data after {request}");
             let refusal = Refusal::fatal(SqlState::PROTOCOL_VIOLATION, text).detail(
@@ -442,9 +477,11 @@ impl Sender {
                  man-in-the-middle attack.",
             );
             self.asks.push_back(Ask::Note(refusal.message.clone()));
-            return self.refuse(&refusal);
+            self.refuse(&refusal);
+            return false;
         }
-        self.outgoing.plain(b'N');
+        self.outgoing.plain(if is_there { b'S' } else { b'N' });
+        is_there
     }
 
     fn startup(&mut self, startup: StartupMessage) -> Result<(), Refusal> {

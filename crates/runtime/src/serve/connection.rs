@@ -8,6 +8,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use pg_types::{SegmentSize, TimelineId};
 use pg_wire::message::SqlState;
 use pg_wire::server::grammar::{BaseBackup, Command};
 use pg_wire::server::response::Refusal;
@@ -18,7 +19,7 @@ use tokio::time::sleep_until;
 
 use super::ServeReport;
 use super::commands::{self, Done};
-use super::hub::{Hub, LOGIN_LIMIT, Member};
+use super::hub::{Hub, LOGIN_LIMIT, Member, Way, starting_up};
 use super::slots::{self, Held};
 use super::source::{LoadError, Loaded, Source, Wanted};
 use crate::outgoing::BackupFeed;
@@ -59,9 +60,12 @@ pub(super) struct Connection {
     hub: Arc<Hub>,
     me: Arc<Member>,
     socket: Socket,
-    is_local: bool,
+    way: Way,
     sender: Sender,
     tip: TipReceiver,
+    /// Whether there was an archive when it came.
+    is_ready: bool,
+    segment_size: SegmentSize,
     login_until: Instant,
     /// Whether it has been told that this one logged in.
     announced: bool,
@@ -81,15 +85,22 @@ pub(super) struct Connection {
 
 impl Connection {
     pub(super) fn new(hub: Arc<Hub>, stream: Stream, is_local: bool, me: Arc<Member>) -> Self {
-        let sender = Sender::new(Arc::new(hub.host()), me.secrets());
+        let (host, is_ready) = hub.host();
+        let segment_size = host.geometry.segment_size;
+        let mut sender = Sender::new(Arc::new(host), me.secrets());
+        if hub.tls().is_some() && !is_local {
+            sender.offer_tls();
+        }
         let (tip, releases) = (hub.tip.clone(), hub.slots.releases());
         Self {
             hub,
             me,
             socket: Socket::Plain(stream),
-            is_local,
+            way: if is_local { Way::Local } else { Way::Plain },
             sender,
             tip,
+            is_ready,
+            segment_size,
             login_until: world::now() + LOGIN_LIMIT,
             announced: false,
             sending: None,
@@ -121,7 +132,7 @@ impl Connection {
                 self.sender.shut_down();
             }
             let more = self.read()?;
-            self.asks().await;
+            self.asks().await?;
             self.follow_tip().await;
             let blocked = self.write_all().await?;
             self.show().await;
@@ -163,10 +174,12 @@ impl Connection {
     }
 
     /// Does what the machine asks.
-    async fn asks(&mut self) {
+    async fn asks(&mut self) -> io::Result<()> {
         while let Some(ask) = self.sender.poll_ask() {
             match ask {
-                Ask::Login(user) => match self.hub.login(&user, self.is_local) {
+                Ask::Tls => self.handshake().await?,
+                Ask::Login(_) if !self.is_ready => self.sender.refuse(&starting_up()),
+                Ask::Login(user) => match self.hub.login(&user, &self.way) {
                     Ok(how) => self.sender.login(how, world::now()),
                     Err(refusal) => self.sender.refuse(&refusal),
                 },
@@ -187,6 +200,31 @@ impl Connection {
             let (pid, address) = (self.me.pid, self.me.address.as_str());
             self.hub.tell(&ServeReport::Connected { pid, address, user, name });
         }
+        Ok(())
+    }
+
+    /// Has TLS spoken on the socket from now on.
+    async fn handshake(&mut self) -> io::Result<()> {
+        while self.write()? {
+            self.socket.writable().await?;
+        }
+        let Some(tls) = self.hub.tls() else { return Err(io::ErrorKind::Unsupported.into()) };
+        let socket = std::mem::replace(&mut self.socket, Socket::Closed);
+        let Socket::Plain(stream) = socket else { return Err(io::ErrorKind::InvalidInput.into()) };
+        let secured = tokio::select! {
+            secured = tls.accept(stream) => secured,
+            () = sleep_until(self.login_until.into()) => return Err(io::ErrorKind::TimedOut.into()),
+            () = self.me.woken.notified() => return Err(io::ErrorKind::ConnectionAborted.into()),
+        };
+        let secured = secured.map_err(|error| {
+            let (pid, address, text) = (self.me.pid, &self.me.address, &error.to_string());
+            self.hub.tell(&ServeReport::Note { pid, address, text });
+            io::Error::other(error)
+        })?;
+        self.socket = Socket::Tls(Box::new(secured.stream));
+        self.way = Way::Tls { common_name: secured.common_name };
+        self.sender.encrypted(secured.end_point);
+        Ok(())
     }
 
     async fn command(&mut self, command: Command) {
@@ -327,7 +365,7 @@ impl Connection {
         let (hub, current) = (Arc::clone(&self.hub), self.source.take());
         let read = blocking(move || {
             let catalogue = hub.catalogue()?;
-            Some(hub.sources.load(&catalogue, &wanted, current))
+            Some(hub.sources.load(&catalogue, &wanted, current.as_ref()))
         });
         match read.await.flatten() {
             Some(Ok((source, loaded))) => {
@@ -358,13 +396,12 @@ impl Connection {
         if !at.is_valid() {
             return;
         }
-        let size = self.hub.host().geometry.segment_size;
-        if held.flushed(at, size) {
+        if held.flushed(at, self.segment_size) {
             self.save_slot(standing.timeline).await;
         }
     }
 
-    async fn save_slot(&mut self, timeline: pg_types::TimelineId) {
+    async fn save_slot(&mut self, timeline: TimelineId) {
         let Some(mut held) = self.slot.take() else { return };
         let hub = Arc::clone(&self.hub);
         let saved = blocking(move || {

@@ -1,5 +1,6 @@
 //! What the connections of a server share, and who they are.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -19,8 +20,9 @@ use tokio::sync::{Notify, watch};
 
 use super::slots::Table;
 use super::source::Sources;
-use super::{Auth, ByNumber, Serve, ServeReport, Tell};
-use crate::{Tip, TipReceiver, world};
+use super::{Auth, Serve, ServeReport, Tell};
+use crate::tls::ServerTls;
+use crate::{Tip, TipReceiver, TlsError, world};
 
 /// `seawall.json` is shorter.
 const MAX_FORMAT_BYTES: usize = 64 << 10;
@@ -32,7 +34,9 @@ pub(super) struct Hub {
     pub(super) slots: Table,
     pub(super) sources: Sources,
     catalogue: OnceLock<Arc<Catalogue>>,
-    members: Mutex<ByNumber<Arc<Member>>>,
+    /// By number.
+    members: Mutex<BTreeMap<u32, Arc<Member>>>,
+    tls: Mutex<Option<Arc<ServerTls>>>,
     /// How many there are.
     count: watch::Sender<usize>,
     next_pid: AtomicU32,
@@ -61,6 +65,17 @@ pub(super) struct Shown {
     pub(super) slot: Option<String>,
     pub(super) in_backup: bool,
     pub(super) standing: Option<Standing>,
+}
+
+/// Which way a client comes.
+#[derive(Clone, Debug)]
+pub(super) enum Way {
+    /// By a Unix socket.
+    Local,
+    /// By TCP, not encrypted.
+    Plain,
+    /// By TCP, encrypted; what is known of its certificate.
+    Tls { common_name: Option<String> },
 }
 
 /// A connection, for people and programs.
@@ -152,8 +167,8 @@ impl Hub {
         tip: TipReceiver,
         slots: Table,
         tell: Arc<Tell>,
-    ) -> Self {
-        Self {
+    ) -> Result<Self, TlsError> {
+        let hub = Self {
             what,
             files,
             tip,
@@ -161,11 +176,26 @@ impl Hub {
             sources: Sources::default(),
             catalogue: OnceLock::new(),
             members: Mutex::default(),
+            tls: Mutex::default(),
             count: watch::Sender::new(0),
             // As the server's: connections after a restart have other numbers, mostly.
             next_pid: AtomicU32::new(std::process::id()),
             tell,
-        }
+        };
+        hub.load_tls()?;
+        Ok(hub)
+    }
+
+    /// Reads the files of TLS.
+    pub(super) fn load_tls(&self) -> Result<(), TlsError> {
+        let Some(files) = &self.what.tls else { return Ok(()) };
+        let tls = ServerTls::new(&files.certificate, &files.key, files.authorities.as_ref())?;
+        *self.tls.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(tls));
+        Ok(())
+    }
+
+    pub(super) fn tls(&self) -> Option<Arc<ServerTls>> {
+        self.tls.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(super) fn tell(&self, report: &ServeReport<'_>) {
@@ -197,8 +227,9 @@ impl Hub {
         Some((self.catalogue()?, tip?))
     }
 
-    /// What a connection says of the server. Before there is an archive, what lets it be refused.
-    pub(super) fn host(&self) -> Host {
+    /// What a connection says of the server, and whether that is so: before there is an archive it
+    /// is what lets the connection be refused.
+    pub(super) fn host(&self) -> (Host, bool) {
         let ready = self.ready();
         let (version, system_id, geometry) = match &ready {
             Some((catalogue, tip)) => {
@@ -211,16 +242,11 @@ impl Hub {
             }
         };
         let wal_sender_timeout = self.what.wal_sender_timeout;
-        Host { version, system_id, geometry, wal_sender_timeout }
+        (Host { version, system_id, geometry, wal_sender_timeout }, ready.is_some())
     }
 
-    /// How a user logs in.
-    pub(super) fn login(&self, user: &str, is_local: bool) -> Result<Login, Refusal> {
-        if self.ready().is_none() {
-            let text = "the database system is starting up";
-            return Err(Refusal::fatal(SqlState::CANNOT_CONNECT_NOW, text)
-                .detail("Nothing is archived yet that could be streamed."));
-        }
+    /// How a user logs in who comes this way.
+    pub(super) fn login(&self, user: &str, way: &Way) -> Result<Login, Refusal> {
         let others = self.members.lock().unwrap_or_else(PoisonError::into_inner);
         if others.values().filter(|member| member.is_logged_in()).count()
             >= self.what.max_connections
@@ -229,9 +255,25 @@ impl Hub {
             return Err(Refusal::fatal(SqlState::TOO_MANY_CONNECTIONS, text));
         }
         drop(others);
+        let refused = |text: String| Refusal::fatal(SqlState::INVALID_AUTHORIZATION, text);
+        let common_name = match way {
+            // Nobody but the socket's owner comes this way.
+            Way::Local => return Ok(Login::Trust),
+            Way::Plain if self.what.tls.is_some() => {
+                return Err(refused(
+                    "this server wants TLS, and the connection has none".to_owned(),
+                )
+                .hint("Connect with sslmode=require, or a stronger one."));
+            }
+            Way::Plain => None,
+            Way::Tls { common_name } => common_name.as_deref(),
+        };
         match self.what.auth {
             Auth::Trust => Ok(Login::Trust),
-            _ if is_local => Ok(Login::Trust),
+            Auth::Cert if common_name == Some(user) => Ok(Login::Trust),
+            Auth::Cert => {
+                Err(refused(format!("certificate authentication failed for user \"{user}\"")))
+            }
             Auth::Scram => self.verifier(user).map(Login::Scram),
         }
     }
@@ -319,6 +361,12 @@ impl Hub {
     pub(super) async fn all_gone(&self) {
         _ = self.count.subscribe().wait_for(|count| *count == 0).await;
     }
+}
+
+/// What is said before anything can be streamed.
+pub(super) fn starting_up() -> Refusal {
+    Refusal::fatal(SqlState::CANNOT_CONNECT_NOW, "the database system is starting up")
+        .detail("Nothing is archived yet that could be streamed.")
 }
 
 /// The longest wait for a login; as the server's `authentication_timeout`.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io::{self, ErrorKind};
+use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -73,6 +74,18 @@ impl fmt::Display for Listen {
 }
 
 impl Listen {
+    /// Whether it can be reached from this machine alone.
+    #[must_use]
+    pub fn is_here(&self) -> bool {
+        match self {
+            Self::Unix { .. } => true,
+            Self::Tcp { host, .. } => {
+                let address = host.parse().map(|address: IpAddr| address.is_loopback());
+                address.unwrap_or(host == "localhost")
+            }
+        }
+    }
+
     /// A Unix socket's path, as clients know it.
     fn socket(&self) -> PathBuf {
         match self {

@@ -17,7 +17,6 @@ mod listen;
 mod slots;
 mod source;
 
-use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -26,6 +25,7 @@ use std::time::Duration;
 use archive::{ArchiveError, Slots};
 use disk::Files;
 use pg_types::{Lsn, TimelineId};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
 use self::connection::Connection;
@@ -33,7 +33,7 @@ use self::hub::Hub;
 pub use self::hub::{Follower, Watcher};
 use self::listen::{Accepted, Listener};
 pub use self::listen::{InvalidListen, Listen};
-use crate::{OpenBackup, Shutdown, TipReceiver};
+use crate::{OpenBackup, Shutdown, TipReceiver, TlsError};
 
 /// Connections that haven't logged in yet: with one more, the oldest of them has to go.
 const MAX_PENDING: usize = 64;
@@ -49,8 +49,21 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub enum Auth {
     /// By a password, against the users file.
     Scram,
+    /// By a certificate whose common name is the user's; it takes TLS.
+    Cert,
     /// Not at all.
     Trust,
+}
+
+/// The files of TLS; they are read again at SIGHUP.
+#[derive(Clone, Debug)]
+pub struct TlsFiles {
+    /// The certificate, and those behind it.
+    pub certificate: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+    /// The authorities of clients' certificates.
+    pub authorities: Option<PathBuf>,
 }
 
 /// What is served, and to whom.
@@ -62,6 +75,8 @@ pub struct Serve {
     pub auth: Auth,
     /// Their verifiers.
     pub users: PathBuf,
+    /// Encryption, which everybody over TCP has to use then.
+    pub tls: Option<TlsFiles>,
     /// So many may be logged in.
     pub max_connections: usize,
     /// The most that a slot may keep, bytes; then it is let go.
@@ -87,6 +102,9 @@ pub enum ServeError {
     /// The archive can't be used.
     #[error(transparent)]
     Archive(#[from] ArchiveError),
+    /// There is no TLS.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
 }
 
 /// What a server tells whoever started it. Texts are made where they are shown.
@@ -131,6 +149,8 @@ pub enum ServeReport<'a> {
         /// What.
         text: &'a str,
     },
+    /// The files of TLS were read again.
+    Reloaded,
     /// Something here isn't right: WAL that doesn't hold, a disk that fails.
     Trouble(&'a str),
     /// A slot was made.
@@ -181,7 +201,7 @@ impl Server {
             }
         }
         let slots = slots::Table::new(slots)?;
-        let hub = Arc::new(Hub::new(what, files, tip, slots, tell));
+        let hub = Arc::new(Hub::new(what, files, tip, slots, tell)?);
         Ok(Self { hub, listeners, sockets })
     }
 
@@ -203,9 +223,11 @@ impl Server {
             hub.start(&mut accepting, socket.listener(), &shutdown);
         }
         let keeping = tokio::spawn(slots::guard(Arc::clone(&hub)));
+        let reloading = tokio::spawn(reload(Arc::clone(&hub)));
         _ = shutdown.wait_for(|stop| *stop).await;
         accepting.abort_all();
         keeping.abort();
+        reloading.abort();
         _ = tokio::time::timeout(GOODBYE, hub.all_gone()).await;
     }
 }
@@ -222,6 +244,17 @@ impl Hub {
                 accepting.spawn(accept(Arc::clone(self), listener, shutdown.clone()));
             }
             Err(error) => self.trouble(&format!("can't accept connections: {error}")),
+        }
+    }
+}
+
+/// Reads the files of TLS again at each SIGHUP; connections that are there stay as they are.
+async fn reload(hub: Arc<Hub>) {
+    let Ok(mut hangups) = signal(SignalKind::hangup()) else { return };
+    while hangups.recv().await.is_some() {
+        match hub.load_tls() {
+            Ok(()) => hub.tell(&ServeReport::Reloaded),
+            Err(error) => hub.trouble(&format!("{error}; what was read before stays in use")),
         }
     }
 }
@@ -247,6 +280,3 @@ async fn accept(hub: Arc<Hub>, listener: Listener, shutdown: Shutdown) {
         }
     }
 }
-
-/// By number; what is bounded elsewhere.
-type ByNumber<T> = BTreeMap<u32, T>;

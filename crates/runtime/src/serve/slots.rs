@@ -105,7 +105,10 @@ impl Table {
         restart: Option<(TimelineId, Lsn)>,
     ) -> Result<(), Refusal> {
         SlotName::new(name).map_err(|error| {
-            let refusal = Refusal::error(SqlState::INVALID_NAME, error.to_string());
+            let text = error.to_string();
+            // What it says for people here is the hint there.
+            let text = text.split(": ").next().unwrap_or_default();
+            let refusal = Refusal::error(SqlState::INVALID_NAME, text);
             match error {
                 SlotNameError::InvalidCharacter(_) => refusal.hint(
                     "Replication slot names may only contain lower case letters, numbers, and the \

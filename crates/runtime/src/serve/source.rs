@@ -62,6 +62,8 @@ type Key = (TimelineId, SegmentNumber, u64);
 pub(super) struct Source {
     key: Key,
     start: Lsn,
+    /// Whether it wasn't sealed when it was opened.
+    is_growing: bool,
     /// Its proof ended: it is never read again.
     failed: AtomicBool,
     open: Mutex<Open>,
@@ -170,14 +172,14 @@ impl Sources {
         &self,
         catalogue: &Catalogue,
         wanted: &Wanted,
-        current: Option<Arc<Source>>,
+        current: Option<&Arc<Source>>,
     ) -> Result<(Arc<Source>, Arc<Loaded>), LoadError> {
         let layout = catalogue.layout();
         let number = wanted.piece.at.segment(layout.segment_size);
         let mut found = None;
         for timeline in wanted.timelines(number, catalogue).into_iter().flatten() {
             let key = (timeline, number, wanted.tip.session);
-            let source = match current.as_ref().filter(|source| source.key == key) {
+            let source = match current.filter(|source| source.key == key) {
                 Some(current) => Some(Arc::clone(current)),
                 None => self.open(catalogue, key, &wanted.tip)?,
             };
@@ -187,7 +189,11 @@ impl Sources {
                 Ok(None) => {}
                 Err(error) => {
                     source.failed.store(true, Ordering::Relaxed);
-                    found = Some(error);
+                    // An unfinished segment before a gap, or in a hole that is being filled, ends
+                    // where it isn't WAL any more.
+                    let ends =
+                        source.is_growing && number != wanted.tip.end.segment(layout.segment_size);
+                    found = if ends { found } else { Some(error) };
                 }
             }
         }
@@ -213,10 +219,12 @@ impl Sources {
             return Ok(Some(source));
         }
         let Some(reader) = open_file(catalogue, timeline, number, tip)? else { return Ok(None) };
+        let is_growing = reader.path() == catalogue.layout().partial(timeline, number);
         let proof = catalogue.prove(&reader)?;
         let open = Mutex::new(Open { reader, proof, proved: 0, last: None });
         let start = number.start(catalogue.layout().segment_size);
-        let source = Arc::new(Source { key, start, failed: AtomicBool::new(false), open });
+        let failed = AtomicBool::new(false);
+        let source = Arc::new(Source { key, start, is_growing, failed, open });
         let mut sources = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         sources.insert(key, Arc::downgrade(&source));
         Ok(Some(source))

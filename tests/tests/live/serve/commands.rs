@@ -2,7 +2,7 @@
 
 use super::receive_and_serve;
 use super::wire::{Message, REPLICATION, Wire, error};
-use crate::common::{Must, on_each_major, scratch, server, server_flush};
+use crate::common::{LIMIT, Must, Receiver, on_each_major, scratch, server, server_flush};
 
 /// A row's values that differ between two servers by nature, by the command's beginning and place.
 const DIFFERENT: &[(&str, usize)] = &[("IDENTIFY_SYSTEM", 2)];
@@ -110,11 +110,38 @@ fn psql_speaks_to_it() {
         let mut psql = primary.install().client_command("psql");
         let conninfo = format!("{} dbname=replication replication=on", super::conninfo(port));
         psql.args(["-X", "-A", "-d", &conninfo, "-c", command]);
-        let output = testkit::process::run(&mut psql, crate::common::LIMIT, command).must();
+        let output = testkit::process::run(&mut psql, LIMIT, command).must();
         String::from_utf8_lossy(&output.stdout).into_owned()
     };
     for command in ["SHOW wal_segment_size", "READ_REPLICATION_SLOT \"nobody\""] {
         assert_eq!(ask(port, command), ask(primary.port(), command), "{command}");
     }
+    receiver.stop();
+}
+
+/// A slot whose follower stays away is let go at its bound, and says so whoever asks.
+#[test]
+fn a_slot_that_keeps_too_much_is_let_go() {
+    let (primary, dir) = (server(18, 1, &[]), scratch());
+    let archive = dir.path().join("archive");
+    let (options, port) = super::served(&["--max-follower-retention", "2MB"]);
+    let mut receiver = Receiver::start(&primary, &archive, &options);
+    receiver.await_flush(&primary, server_flush(&primary));
+    let (mut wire, _) = Wire::log_in(port, REPLICATION);
+    wire.query("CREATE_REPLICATION_SLOT \"away\" PHYSICAL (RESERVE_WAL)");
+    wire.query("CREATE_REPLICATION_SLOT \"idle\" PHYSICAL");
+    super::work(&primary);
+    receiver.await_flush(&primary, super::work(&primary));
+    receiver.running.wait_for_line("ALARM: the follower's slot \"away\"", LIMIT).must();
+    let heard = wire.query("START_REPLICATION SLOT \"away\" 0/1000000 TIMELINE 1");
+    let says = |(tag, body): &Message| *tag == b'E' && error(body).contains("C55000");
+    assert!(heard.iter().any(says), "{heard:?}");
+    let status = crate::status::json(&archive);
+    let slots = &status["server"]["slots"];
+    assert_eq!((&slots[0]["name"], slots[0]["lost"].is_string()), (&"away".into(), true));
+    assert_eq!((&slots[1]["name"], slots[1]["lost"].is_null()), (&"idle".into(), true));
+    let text = crate::program::ended(crate::program::seawall(&["status", "-A"]).arg(&archive));
+    assert!(text.stdout.contains("slot        away, ALARM: let go"), "{}", text.stdout);
+    assert!(text.stdout.contains("follower    wire ("), "{}", text.stdout);
     receiver.stop();
 }

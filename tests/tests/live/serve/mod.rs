@@ -6,6 +6,7 @@ mod hostile;
 mod login;
 mod receivers;
 mod standbys;
+mod tls;
 mod wire;
 
 use std::path::{Path, PathBuf};

@@ -18,8 +18,10 @@ use crate::status;
 
 /// Runs pg_receivewal to its end, which has to be a good one.
 fn received(server: &Server, port: u16, dir: &Path, end: Lsn, slot: Option<&str>) -> Running {
+    // It ends when it has got past a position.
+    let before = Lsn::new(end.as_u64() - 1);
     let options = ReceiveOptions {
-        endpos: Some(end.to_string()),
+        endpos: Some(before.to_string()),
         slot: slot.map(ToOwned::to_owned),
         extra: vec!["--no-loop".to_owned()],
         ..ReceiveOptions::default()
@@ -114,7 +116,7 @@ fn a_promotion_is_followed(major: u32) {
     let away = dir.path().join("away");
     fs::create_dir(&away).must();
     let live = pg_receivewal(primary.install(), &conninfo(port), &away, &ReceiveOptions::default());
-    let mut live = live.must();
+    let live = live.must();
     live.wait_for_line("starting log streaming", LIMIT).must();
 
     let standby = primary.standby(&[]).must();
@@ -165,10 +167,7 @@ fn seawall_receives_from_seawall() {
     let (primary, dir) = (server(18, 1, &[]), scratch());
     let [one, two] = ["one", "two"].map(|name| dir.path().join(name));
     let (first, port) = receive_and_serve(&primary, &one);
-    let options = ReceiverOptions {
-        port: Some(port),
-        ..ReceiverOptions::with(&["--application-name", "two"])
-    };
+    let options = ReceiverOptions { port: Some(port), ..ReceiverOptions::default() };
     let second = Receiver::start(&primary, &two, &options);
     second.running.wait_for_line("streaming timeline 1", LIMIT).must();
     let end = work(&primary);
@@ -186,4 +185,34 @@ fn seawall_receives_from_seawall() {
     compare_with_primary(&two.join("wal"), &primary, end);
     second.stop();
     first.stop();
+}
+
+/// A byte that was changed on the disk is found before it is sent.
+#[test]
+fn damage_is_not_handed_on() {
+    let (primary, dir) = (server(18, 1, &[]), scratch());
+    let archive = dir.path().join("archive");
+    let mut receiver = Receiver::start(&primary, &archive, &ReceiverOptions::default());
+    let end = work(&primary);
+    receiver.await_flush(&primary, end);
+    receiver.stop();
+    let sealed = segments(&archive.join("wal"));
+    let damaged = sealed.get(1).unwrap_or_else(|| panic!("{sealed:?}"));
+    let mut bytes = fs::read(damaged).must();
+    bytes[700_000] ^= 1;
+    fs::write(damaged, bytes).must();
+    let serving = Serving::start(&archive, &["--serve-auth", "trust"]);
+    let copy = dir.path().join("copy");
+    fs::create_dir(&copy).must();
+    // It begins with the first segment, as if it had been there.
+    fs::copy(&sealed[0], copy.join(sealed[0].file_name().unwrap_or_default())).must();
+    let options =
+        ReceiveOptions { extra: vec!["--no-loop".to_owned()], ..ReceiveOptions::default() };
+    let mut running =
+        pg_receivewal(primary.install(), &conninfo(serving.port), &copy, &options).must();
+    assert!(!running.wait(LIMIT).must().success());
+    assert!(running.output_tail().contains("doesn't hold any more"), "{}", running.output_tail());
+    serving.running.wait_for_line("doesn't hold any more", LIMIT).must();
+    assert_eq!(segments(&copy).len(), 1, "nothing of it was taken for whole");
+    serving.stop();
 }
