@@ -28,7 +28,7 @@ fn back_up(server: &Server, archive: &Path, more: &[&str]) {
 /// pg_basebackup of the archive into `target`, as the servers' user.
 fn pg_basebackup(install: &Install, port: u16, target: &Path, more: &[&str]) -> Command {
     let mut command = install.command("pg_basebackup");
-    command.args(["-w", "-d", &conninfo(port), "-D"]).arg(target).args(more);
+    command.args(["-w", "--no-sync", "-d", &conninfo(port), "-D"]).arg(target).args(more);
     command
 }
 
@@ -94,7 +94,7 @@ impl Copies {
     fn server(&self, install: &Install, port: u16, name: &str, more: &[&str]) -> Server {
         let mapping = self.mapping(name);
         let more = [&["-T", &mapping], more].concat();
-        Server::of_data_dir(install, &[], |data| {
+        Server::of_data_dir(install, &["fsync = off"], |data| {
             copy(install, port, data, &more);
             verify(install, data, &[]);
             Ok(())
@@ -154,8 +154,11 @@ fn check(major: u32) {
         assert!(!target.join("backup_manifest").exists());
     }
     if major >= 15 {
+        // These programs of 15 are built without zstd.
+        let known = if major == 15 { 2 } else { 3 };
         let methods = ["gzip", "lz4", "zstd:level=7"];
-        for method in if full(major) { &methods[..] } else { &methods[..1] } {
+        let methods = methods.into_iter().take(if full(major) { known } else { 1 });
+        for method in methods {
             let compress = format!("--compress=server-{method}");
             copies.plain(install, port, &method.replace('=', " "), &["-X", "fetch", &compress]);
         }
@@ -175,7 +178,7 @@ fn of_tar(copies: &Copies, install: &Install, port: u16) -> Server {
     let untar = |tar: &str, to: &Path| {
         as_server("tar", &[Path::new("-xf"), &tars.join(tar), Path::new("-C"), to])
     };
-    Server::of_data_dir(install, &[], |data| {
+    Server::of_data_dir(install, &["fsync = off"], |data| {
         untar("base.tar", data)?;
         let map = fs::read_to_string(data.join("tablespace_map")).must();
         let (oid, place) = map.trim_end().split_once(' ').unwrap_or_default();
