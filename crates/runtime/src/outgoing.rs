@@ -55,7 +55,9 @@ pub type Opened = Result<(BackupStart, Box<dyn BackupSource>), Refusal>;
 /// Looks for the backup that a client is given, on the thread that then reads it: as it asks for it,
 /// and one with which a server on this timeline can begin.
 #[derive(Clone)]
-pub struct OpenBackup(Arc<dyn Fn(&BaseBackup, TimelineId) -> Opened + Send + Sync>);
+pub struct OpenBackup(Arc<Open>);
+
+type Open = dyn Fn(&BaseBackup, TimelineId) -> Opened + Send + Sync;
 
 impl OpenBackup {
     /// What does so.
