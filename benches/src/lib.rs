@@ -10,6 +10,8 @@ pub mod dump;
 pub mod measure;
 pub mod memory;
 pub mod restore_wal;
+pub mod scale;
 pub mod serve;
 pub mod sink;
 pub mod sync;
+pub mod verify;

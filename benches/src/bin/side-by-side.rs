@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 
 type Bench = fn(&[String]) -> Result<()>;
 
-const BENCHES: [(&str, Bench); 8] = [
+const BENCHES: [(&str, Bench); 10] = [
     ("catchup", benches::catchup::bench),
     ("sync", benches::sync::bench),
     ("memory", benches::memory::bench),
@@ -15,6 +15,8 @@ const BENCHES: [(&str, Bench); 8] = [
     ("dump", benches::dump::dump),
     ("stats", benches::dump::stats),
     ("restore-wal", benches::restore_wal::bench),
+    ("verify", benches::verify::bench),
+    ("scale", benches::scale::bench),
     ("serve", benches::serve::bench),
 ];
 

@@ -20,6 +20,7 @@ use runtime::{SessionError, read_slot};
 use serde_json::{Value, json};
 
 use crate::cli::{CheckArgs, TalkArgs};
+use crate::failure::steady;
 use crate::observer::size;
 use crate::{Failure, board, connect, list, log};
 
@@ -228,10 +229,10 @@ fn receiver(archive: &Path, max_lag: u64) -> Vec<Finding> {
 }
 
 fn holes(catalogue: &Catalogue) -> Vec<Finding> {
-    let looked = catalogue
-        .survey()
-        .map_err(ArchiveError::from)
-        .and_then(|survey| Ok((catalogue.missing(&survey)?, catalogue.overview(&survey)?)));
+    let looked = steady(|| {
+        let survey = catalogue.survey().map_err(ArchiveError::from)?;
+        Ok((catalogue.missing(&survey)?, catalogue.overview(&survey)?))
+    });
     let (missing, timelines) = match looked {
         Ok(looked) => looked,
         Err(error) => {
@@ -265,10 +266,10 @@ fn holes(catalogue: &Catalogue) -> Vec<Finding> {
 fn backups(catalogue: &Catalogue, archive: &Path, max_age: Duration) -> Finding {
     let check = "backups";
     let hint = "`seawall backup`";
-    let windows = catalogue
-        .survey()
-        .map_err(|error| Failure::from(ArchiveError::from(error)))
-        .and_then(|survey| list::widest_windows(catalogue, &survey, archive));
+    let windows = steady(|| {
+        let survey = catalogue.survey().map_err(ArchiveError::from)?;
+        list::widest_windows(catalogue, &survey, archive)
+    });
     let newest = Backups::open(archive)
         .and_then(|backups| backups.list())
         .map(|(all, _)| all.into_iter().max_by(|one, other| one.ended.cmp(&other.ended)));

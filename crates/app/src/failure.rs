@@ -4,6 +4,7 @@ use std::fmt;
 
 use archive::{ArchiveError, Stop};
 use backup::BackupError;
+use disk::ErrorKind;
 use pg_wire::settings::SettingsError;
 use runtime::{AskError, SessionError};
 
@@ -39,6 +40,22 @@ pub struct Failure {
     /// What the process ends with.
     pub exit: Exit,
     message: String,
+    /// A file went while it was looked at: expired, or given another name.
+    moved: bool,
+}
+
+/// So often an archive that changes is looked at again.
+const LOOKS: usize = 5;
+
+/// Looks at an archive that others change: again where a file went meanwhile.
+pub(crate) fn steady<T>(mut look: impl FnMut() -> Result<T, Failure>) -> Result<T, Failure> {
+    let mut looks = 1;
+    loop {
+        match look() {
+            Err(failure) if failure.moved && looks < LOOKS => looks += 1,
+            looked => return looked,
+        }
+    }
 }
 
 impl fmt::Display for Failure {
@@ -51,7 +68,7 @@ impl std::error::Error for Failure {}
 
 impl Failure {
     pub(crate) fn new(exit: Exit, message: String) -> Self {
-        Self { exit, message }
+        Self { exit, message, moved: false }
     }
 
     /// Whether there is nothing to be said.
@@ -61,7 +78,7 @@ impl Failure {
     }
 
     pub(crate) fn usage(message: impl Into<String>) -> Self {
-        Self { exit: Exit::Usage, message: message.into() }
+        Self::new(Exit::Usage, message.into())
     }
 
     /// Says first what it is about.
@@ -70,7 +87,7 @@ impl Failure {
     }
 
     pub(crate) fn failed(message: impl fmt::Display) -> Self {
-        Self { exit: Exit::Failed, message: message.to_string() }
+        Self::new(Exit::Failed, message.to_string())
     }
 }
 
@@ -96,7 +113,9 @@ impl From<ArchiveError> for Failure {
             | ArchiveError::Differs { .. } => Exit::Diverged,
             _ => Exit::WrongArchive,
         };
-        Self { exit, message: error.to_string() }
+        let moved =
+            matches!(&error, ArchiveError::Disk(error) if error.kind() == ErrorKind::NotFound);
+        Self { exit, message: error.to_string(), moved }
     }
 }
 
@@ -104,17 +123,17 @@ impl From<SessionError> for Failure {
     fn from(error: SessionError) -> Self {
         match error {
             SessionError::Archive(error) => error.into(),
-            SessionError::Stopped(Stop::Corrupt(error)) => Self {
-                exit: Exit::Corrupt,
-                message: format!(
+            SessionError::Stopped(Stop::Corrupt(error)) => Self::new(
+                Exit::Corrupt,
+                format!(
                     "ALARM: the server sent WAL that doesn't hold {error}, and did so again after \
                      reconnecting; nothing from there on was acknowledged. Look at the network, \
                      and at the server's own copy with pg_waldump"
                 ),
-            },
+            ),
             error @ (SessionError::Diverged { .. }
             | SessionError::Stopped(Stop::Diverged { .. })) => {
-                Self { exit: Exit::Diverged, message: format!("ALARM: {error}") }
+                Self::new(Exit::Diverged, format!("ALARM: {error}"))
             }
             error => Self::failed(error),
         }
@@ -125,6 +144,9 @@ impl From<BackupError> for Failure {
     fn from(error: BackupError) -> Self {
         match error {
             BackupError::Archive(error) => error.into(),
+            BackupError::Disk(error) => {
+                Self { moved: error.kind() == ErrorKind::NotFound, ..Self::failed(error) }
+            }
             error @ BackupError::Locked { .. } => Self::new(Exit::InUse, error.to_string()),
             error => Self::failed(error),
         }

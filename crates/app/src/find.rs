@@ -12,6 +12,7 @@ use wal_format::TimestampTz;
 
 use crate::Failure;
 use crate::cli::FindArgs;
+use crate::failure::steady;
 
 /// 2000-01-01 00:00:00 UTC, in microseconds since 1970.
 const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
@@ -33,7 +34,7 @@ pub(crate) fn run(args: &FindArgs) -> Result<(), Failure> {
         }
     };
     let catalogue = Catalogue::open(files).map_err(about)?;
-    let search = catalogue.find(timeline, &target).map_err(about)?;
+    let search = steady(|| catalogue.find(timeline, &target).map_err(about))?;
     if search.found.is_none() && !args.json {
         return Err(Failure::failed(nothing(&target, &search)));
     }

@@ -13,6 +13,7 @@ mod board;
 mod check;
 mod cli;
 mod connect;
+mod expire;
 mod failure;
 mod find;
 mod gaps;
@@ -24,12 +25,14 @@ mod receive;
 mod restore;
 mod restore_wal;
 mod serve;
+mod serve_backup;
 mod service;
 mod slot;
 mod status;
 mod terminal;
 mod timelines;
 mod user;
+mod verify;
 
 pub use cli::Cli;
 pub use failure::{Exit, Failure};
@@ -42,6 +45,7 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
     let done = match cli.command {
         // What it found is its exit code.
         cli::Command::Check(args) => return check::run(&args),
+        cli::Command::Verify(args) => return verify::run(&args),
         cli::Command::Init(args) => init::run(&args),
         cli::Command::Receive(args) => receive::run(&args),
         cli::Command::Backup(args) => backup::run(&args),
@@ -50,6 +54,7 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
         cli::Command::ArchiveWal(args) => archive_wal::run(&args),
         cli::Command::Adopt(args) => adopt::run(&args),
         cli::Command::RestoreWal(args) => restore_wal::run(&args),
+        cli::Command::Expire(args) => expire::run(&args),
         cli::Command::Find(args) => find::run(&args),
         cli::Command::Gaps(args) => gaps::run(&args),
         cli::Command::Status(args) => status::run(&args),

@@ -12,13 +12,14 @@ use pg_types::{Branch, TimelineId};
 use serde_json::{Value, json};
 
 use crate::cli::ListArgs;
+use crate::failure::steady;
 use crate::find::show_time;
 use crate::observer::size;
 use crate::{Failure, timelines};
 
 pub(crate) fn run(args: &ListArgs) -> Result<(), Failure> {
     let about = |failure: Failure| failure.of(&format!("the archive {}", args.archive.display()));
-    let listed = Listed::of(&args.archive).map_err(about)?;
+    let listed = steady(|| Listed::of(&args.archive)).map_err(about)?;
     let text = if args.json { format!("{}\n", listed.as_json()) } else { listed.as_text() };
     let written = io::stdout().write_all(text.as_bytes());
     written.map_err(|error| Failure::failed(format!("can't write the answer: {error}")))
@@ -39,32 +40,29 @@ pub(crate) fn branch_of(
     Ok(catalogue.history(timeline)?.or(root))
 }
 
-/// The windows of a backup, one for each timeline that is archived and comes from it.
+/// The windows of each backup, one for each timeline that is archived and comes from it.
 fn windows(
     catalogue: &Catalogue,
     survey: &Survey,
-    backup: &Description,
-) -> Result<Vec<Window>, Failure> {
-    let mut windows = Vec::new();
-    for (timeline, _) in survey.timelines() {
-        if let Some(branch) = branch_of(catalogue, timeline)? {
-            windows.extend(Window::of(catalogue, survey, backup, &branch)?);
-        }
-    }
-    Ok(windows)
+    backups: &[Description],
+) -> Result<Vec<Vec<Window>>, Failure> {
+    let branches = survey.timelines().map(|(timeline, _)| branch_of(catalogue, timeline));
+    let branches: Vec<Branch> = branches.filter_map(Result::transpose).collect::<Result<_, _>>()?;
+    Ok(Window::all(catalogue, survey, backups, &branches)?)
 }
 
 /// What can be recovered on each timeline: of the windows that end at one place the widest, and
-/// none that nothing can be recovered in.
+/// none that nothing can be recovered in; from backups that `seawall restore` takes by itself.
 pub(crate) fn widest_windows(
     catalogue: &Catalogue,
     survey: &Survey,
     archive: &Path,
 ) -> Result<Vec<Window>, Failure> {
-    let (backups, _) = Backups::open(archive)?.list()?;
+    let (mut backups, _) = Backups::open(archive)?.list()?;
+    backups.retain(|backup| backup.damage.is_empty());
     let mut widest: Vec<Window> = Vec::new();
-    for backup in &backups {
-        for window in windows(catalogue, survey, backup)?.into_iter().filter(Window::is_open) {
+    for windows in windows(catalogue, survey, &backups)? {
+        for window in windows.into_iter().filter(Window::is_open) {
             let ends =
                 |other: &&mut Window| (other.timeline, other.to) == (window.timeline, window.to);
             match widest.iter_mut().find(ends) {
@@ -83,11 +81,8 @@ impl Listed {
         let catalogue = Catalogue::open(Arc::new(RealFiles::new(archive.to_owned())))?;
         let survey = catalogue.survey().map_err(archive::ArchiveError::from)?;
         let (backups, broken) = Backups::open(archive)?.list()?;
-        let with_windows = backups.into_iter().map(|backup| {
-            let windows = windows(&catalogue, &survey, &backup)?;
-            Ok((backup, windows))
-        });
-        let backups = with_windows.collect::<Result<_, Failure>>()?;
+        let windows = windows(&catalogue, &survey, &backups)?;
+        let backups = backups.into_iter().zip(windows).collect();
         Ok(Self { backups, broken, timelines: catalogue.overview(&survey)? })
     }
 
@@ -147,10 +142,13 @@ pub(crate) fn window_as_text(window: &Window) -> String {
     if !window.is_open() {
         return format!("on timeline {timeline}: nothing, since WAL is missing from {to} on");
     }
+    let since = window
+        .from_time
+        .map_or_else(String::new, |time| format!("; times from {} on", show_time(time)));
     let until = window.to_time.map_or_else(String::new, |time| {
         format!(", where the last commit is of {}", show_time(time))
     });
-    format!("on timeline {timeline}: everything from {from} to {to}{until}")
+    format!("on timeline {timeline}: everything from {from} to {to}{until}{since}")
 }
 
 /// A backup for programs.

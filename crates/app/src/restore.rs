@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use pg_types::{Branch, TimelineId};
 
 use crate::cli::{RestoreArgs, TargetArgs, TargetTimeline};
+use crate::failure::steady;
 use crate::find::{parse_time, show_time};
 use crate::list::branch_of;
 use crate::log;
@@ -29,14 +30,18 @@ pub(crate) fn run(args: &RestoreArgs) -> Result<(), Failure> {
     let about = |failure: Failure| failure.of(&format!("the archive {}", args.archive.display()));
     let catalogue = Catalogue::open(Arc::new(RealFiles::new(args.archive.clone())));
     let catalogue = catalogue.map_err(|error| about(error.into()))?;
-    let survey = catalogue.survey().map_err(|error| about(BackupError::from(error).into()))?;
     let backups = Backups::open(&args.archive)?;
     let candidates = candidates(&backups, args.backup.as_deref())?;
     let target = target(&args.target)?;
-    let branch = branch(&catalogue, &survey, &candidates, args.target.target_timeline)?;
     let inclusive = !args.target.target_exclusive;
-    let chosen =
-        choose(&catalogue, &survey, &candidates, &branch, (&target, inclusive), &show_time)?;
+    let (chosen, newest) = steady(|| {
+        let survey = catalogue.survey().map_err(|error| about(BackupError::from(error).into()))?;
+        let branch = branch(&catalogue, &survey, &candidates, args.target.target_timeline)?;
+        let newest = survey.timelines().next_back().map(|(timeline, _)| timeline);
+        let target = (&target, inclusive);
+        let chosen = choose(&catalogue, &survey, &candidates, &branch, target, &show_time)?;
+        Ok((chosen, newest))
+    })?;
     let destination = destination(args, chosen.backup)?;
     destination.examine(chosen.backup.server_major())?;
     tell(&chosen);
@@ -46,7 +51,6 @@ pub(crate) fn run(args: &RestoreArgs) -> Result<(), Failure> {
              allow_in_place_tablespaces = on"
         );
     }
-    let newest = survey.timelines().next_back().map(|(timeline, _)| timeline);
     let recovery = recovery(args, &chosen, target, newest)?;
     write(args, &backups, &chosen, &destination, &recovery)
 }
@@ -227,6 +231,11 @@ fn write(
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let threads = args.jobs.unwrap_or(processors.max(FEWEST_JOBS)).clamp(1, MAX_JOBS);
     let directory = backups.directory(&chosen.backup.id)?;
+    // As long as it is read it isn't expired; it may have been before.
+    let _reading = directory.lock_shared().map_err(BackupError::from)?;
+    if !backups.list()?.0.iter().any(|backup| backup.id == chosen.backup.id) {
+        return Err(BackupError::NoBackup { id: chosen.backup.id.clone() }.into());
+    }
     let unfinished = |error: BackupError| {
         let what = format!("{} isn't a cluster, and no server starts there", args.pgdata.display());
         Failure::from(error).of(&what)

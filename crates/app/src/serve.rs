@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use crate::board::{self, Run, SERVER_SOCKET, TIP_SOCKET};
 use crate::cli::{AuthArg, ServeArgs, ServingArgs, users_file};
 use crate::observer::size;
-use crate::{Failure, log, receive, service};
+use crate::{Failure, log, receive, serve_backup, service};
 
 /// Threads that read segments for followers; none of them is ever waited for by another's socket.
 const READING_THREADS: usize = 8;
@@ -86,6 +86,7 @@ pub(crate) fn plan(
         max_slot_retention: args.max_follower_retention,
         wal_sender_timeout: args.wal_sender_timeout,
         tls,
+        backups: serve_backup::open(archive.to_owned()),
     })
 }
 
@@ -255,8 +256,9 @@ fn followers(watcher: &Watcher) -> Value {
 
 /// As `pg_stat_replication` has it.
 fn as_json(follower: &Follower, tip: Option<Tip>) -> Value {
-    let Follower { pid, address, since, user, name, slot, standing } = follower;
+    let Follower { pid, address, since, user, name, slot, in_backup, standing } = follower;
     let state = match standing.map(|standing| standing.status) {
+        None if *in_backup => "backup",
         None => "startup",
         Some(Status::Catchup) => "catchup",
         Some(Status::Streaming) => "streaming",

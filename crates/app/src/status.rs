@@ -12,6 +12,7 @@ use disk::RealFiles;
 use serde_json::{Value, json};
 
 use crate::cli::StatusArgs;
+use crate::failure::steady;
 use crate::observer::size;
 use crate::{Failure, board, list, restore, serve, timelines};
 
@@ -22,7 +23,7 @@ const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
 pub(crate) fn run(args: &StatusArgs) -> Result<(), Failure> {
     loop {
-        let status = Status::of(args)?;
+        let status = steady(|| Status::of(args))?;
         let mut text = if args.json { format!("{}\n", status.as_json()) } else { status.as_text() };
         if args.watch && !args.json {
             text.insert_str(0, CLEAR_SCREEN);

@@ -34,6 +34,13 @@ pub enum Absence {
         /// Where a newer timeline begins, which has no file of its own for this segment yet.
         left: Option<Lsn>,
     },
+    /// It was expired: no backup that is kept needs it.
+    Expired {
+        /// What is kept of its timeline begins here.
+        before: Lsn,
+        /// When.
+        at: String,
+    },
     /// It has to be somewhere, and isn't here.
     Hole {
         /// What tells so.
@@ -63,10 +70,16 @@ impl Catalogue {
         if form.is_some_and(Form::is_sealed) {
             return Ok(Absence::There);
         }
+        let size = self.layout.segment_size;
+        if survey.is_expired(timeline, number) {
+            let expired = self.expired()?.into_iter().find(|of| of.timeline == timeline);
+            let start = number.start(size);
+            let (before, at) = expired.map_or((start, String::new()), |of| (of.before, of.at));
+            return Ok(Absence::Expired { before, at });
+        }
         if let Some(why) = self.hole(&survey, &branches, timeline, number)? {
             return Ok(Absence::Hole { why });
         }
-        let size = self.layout.segment_size;
         let left = leaves(&branches, timeline).map(|(left, _)| left).max();
         let unbegun = leaves(&branches, timeline).filter(|(left, branch)| {
             self.is_in(*left, number) && !self.has_newer(&survey, branch, number)

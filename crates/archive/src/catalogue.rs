@@ -166,6 +166,10 @@ impl Catalogue {
                 segments.iter().any(|of| of.form(number).is_some_and(Form::is_sealed))
             };
             let end = gap.to.segment(size);
+            // The archive begins behind it now.
+            if end.previous().is_some_and(|last| survey.is_expired(gap.to_timeline, last)) {
+                continue;
+            }
             let mut number = gap.from.segment(size);
             while number < end && sealed(number) {
                 number = number.next();

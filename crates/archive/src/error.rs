@@ -145,17 +145,6 @@ pub enum ArchiveError {
     /// No WAL of this version is known.
     #[error("PostgreSQL {0} isn't supported: seawall knows the WAL of 10 to 18")]
     UnsupportedMajor(u32),
-    /// A range is missing, and later segments are there. No crash leaves this.
-    #[error(
-        "WAL is missing: {missing} isn't whole, and {later} is there; put the missing file back \
-         from a copy, or move the later ones elsewhere so that all are fetched again"
-    )]
-    Hole {
-        /// The first name that is missing, or isn't whole.
-        missing: String,
-        /// A sealed segment behind it.
-        later: String,
-    },
     /// The server's history has no timeline that is archived.
     #[error(
         "the archive's newest timeline is {archive}, and the history of the server, which is on \

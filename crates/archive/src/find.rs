@@ -4,10 +4,11 @@
 use std::ops::Range;
 use std::path::PathBuf;
 
+use disk::ErrorKind;
 use pg_types::{Branch, Lsn, SegmentNumber, SegmentSize, TimelineId, WalFileKind};
 use wal_format::{Notable, Record, TimestampTz, Visitor};
 
-use crate::index::{ENTRY_LEN, IndexEntry};
+use crate::index::{ENTRIES_PER_FILE, ENTRY_LEN, IndexEntry};
 use crate::survey::{Form, Survey};
 use crate::{ArchiveError, Catalogue};
 
@@ -323,13 +324,15 @@ impl Catalogue {
         timeline: TimelineId,
         number: SegmentNumber,
     ) -> Result<Option<IndexEntry>, ArchiveError> {
-        let (path, place) = self.layout.index(timeline, number);
-        if open.path != path {
-            open.entries = match self.files.len(&path)? {
-                Some(_) => self.files.read(&path, MAX_INDEX_BYTES)?,
-                None => Vec::new(),
+        let place = number.as_u64() % ENTRIES_PER_FILE;
+        let of = Some((timeline, number.as_u64() - place));
+        if open.of != of {
+            let (path, _) = self.layout.index(timeline, number);
+            open.entries = match self.files.read(&path, MAX_INDEX_BYTES) {
+                Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
+                entries => entries?,
             };
-            open.path = path;
+            open.of = of;
         }
         let at = usize::try_from(place).unwrap_or(usize::MAX).saturating_mul(ENTRY_LEN);
         let entry = open.entries.get(at..).and_then(<[u8]>::first_chunk);
@@ -341,12 +344,13 @@ impl Catalogue {
 /// The index file that was read last: the entries that are looked at lie side by side.
 #[derive(Default)]
 pub(crate) struct OpenIndex {
-    path: PathBuf,
+    /// Its timeline and first segment.
+    of: Option<(TimelineId, u64)>,
     entries: Vec<u8>,
 }
 
 /// An index file has 32 KiB, and may have been allocated a block more.
-const MAX_INDEX_BYTES: usize = 64 << 10;
+pub(crate) const MAX_INDEX_BYTES: usize = 64 << 10;
 
 /// The segments of a branch, in pieces without a hole.
 fn pieces(branch: &Branch, survey: &Survey, size: SegmentSize) -> Vec<Range<SegmentNumber>> {

@@ -22,6 +22,10 @@ impl Layout {
     pub const GAPS: &'static str = "gaps.json";
     /// Its temporary name.
     pub(crate) const GAPS_TMP: &'static str = ".gaps.json.tmp";
+    /// Up to where WAL was given up.
+    pub const EXPIRED: &'static str = "expired.json";
+    /// Its temporary name.
+    pub(crate) const EXPIRED_TMP: &'static str = ".expired.json.tmp";
     /// Segments.
     pub const WAL: &'static str = "wal";
     /// What was told of them.

@@ -13,7 +13,10 @@
 //! - [`Writer`] is the hot path, without I/O: bytes go in, disk operations come out, and
 //!   [`pg_types::Positions`] say what may be acknowledged.
 //!
-//! Never here: sockets, clocks, threads. Never done: overwriting a proved byte, deleting WAL.
+//! - [`Catalogue`] is for everybody else: it reads, proves again ([`Run`]), and gives up what nobody
+//!   needs ([`Bounds`]).
+//!
+//! Never here: sockets, clocks, threads. Never done: overwriting a proved byte, deciding what WAL goes.
 
 mod absence;
 mod adopt;
@@ -22,6 +25,7 @@ mod catalogue;
 mod comparison;
 mod end;
 mod error;
+mod expiry;
 mod find;
 mod format;
 mod gap;
@@ -34,6 +38,7 @@ mod reader;
 mod resume;
 mod slots;
 mod survey;
+mod verify;
 mod writer;
 
 pub use absence::Absence;
@@ -41,6 +46,7 @@ pub use adopt::{Adopted, adopt};
 pub use catalogue::{Catalogue, Missing, TimelineOverview};
 pub use comparison::{Comparison, Likeness};
 pub use error::ArchiveError;
+pub use expiry::{Bounds, Expired, Hold};
 pub use find::{Found, FoundKind, Search, Target};
 pub use format::{Format, Identity};
 pub use gap::{Gap, gaps};
@@ -52,4 +58,5 @@ pub use reader::{Proof, Reader};
 pub use resume::{LostBranch, Resume, Stored};
 pub use slots::{Slot, Slots, slots};
 pub use survey::{Form, Segments, Survey};
+pub use verify::{Border, Damage, DamageKind, Names, Run, RunEnd, RunVerdict, Unfinished};
 pub use writer::{Event, Options, Stop, Writer};

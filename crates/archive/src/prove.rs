@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use disk::{Access, AlignedBuf, DiskError};
+use disk::{Access, AlignedBuf, DiskError, ErrorKind};
 use pg_types::{Branch, Lsn, SegmentNumber, TimelineId};
 use wal_format::{
     DecodeError, Expect, LONG_HEADER_LEN, PageFlags, PageHeader, SHORT_HEADER_LEN, Validator,
@@ -123,7 +123,14 @@ impl Catalogue {
         validator: &mut Validator,
         visitor: &mut impl Visitor,
     ) -> Result<Option<DecodeError>, DiskError> {
-        let file = self.files.open_read(path, Access::Direct)?;
+        let partial = path.extension().is_some_and(|extension| extension == "partial");
+        let file = match self.files.open_read(path, Access::Direct) {
+            // It has got its final name since it was looked at.
+            Err(error) if partial && error.kind() == ErrorKind::NotFound => {
+                self.files.open_read(&path.with_extension(""), Access::Direct)?
+            }
+            file => file?,
+        };
         feed(&*file, 0..file.len()?, validator, visitor)
     }
 

@@ -41,6 +41,11 @@ impl Reader {
         &self.path
     }
 
+    /// Which segment it is.
+    pub(crate) fn number(&self) -> SegmentNumber {
+        self.number
+    }
+
     /// How many bytes it has: a segment's size, or fewer where it is unfinished.
     #[must_use]
     pub fn len(&self) -> u64 {
@@ -223,7 +228,7 @@ impl Catalogue {
 
     /// A validator that knows the record which runs over the start of `number`; or the segment
     /// that isn't there to begin it in.
-    fn prime(
+    pub(crate) fn prime(
         &self,
         timeline: TimelineId,
         number: SegmentNumber,

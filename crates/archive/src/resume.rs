@@ -427,7 +427,7 @@ impl Archive {
 
     /// Leaves what is sealed behind a segment that isn't whole: shipped ahead of the stream, or
     /// whole before something was lost. Streaming goes on before it; gives its end. A `.partial`
-    /// among them was written ahead, and goes if no sealed one was.
+    /// among them was written ahead, and goes: no acknowledgement has reached it.
     fn leave_behind(
         &self,
         timeline: TimelineId,
@@ -436,31 +436,20 @@ impl Archive {
         later: Range<SegmentNumber>,
         notes: &mut Vec<String>,
     ) -> Result<Option<Lsn>, ArchiveError> {
-        let mut there = segments.range(later.clone());
-        let Some((first, _)) = there.next() else { return Ok(None) };
-        let (last, _) = there.next_back().unwrap_or((first, Form::Sealed));
-        let shown = |number| self.layout.segment(timeline, number).display().to_string();
-        let mut sealed = segments.range(later.clone()).filter(|(_, form)| form.is_sealed());
-        let mut open = segments.range(later).filter(|(_, form)| !form.is_sealed());
-        match (sealed.next(), open.next_back()) {
-            (Some((sealed, _)), Some(_)) => {
-                Err(ArchiveError::Hole { missing: shown(missing), later: shown(sealed) })
-            }
-            (Some(_), None) => {
-                let (missing, first) = (shown(missing), shown(first));
-                notes.push(format!(
-                    "{missing} isn't whole, and {first} is there: what is missing comes now"
-                ));
-                Ok(Some(last.end(self.layout.segment_size)))
-            }
-            // Written ahead: a loss of power leaves as many as were being written at once.
-            (None, newest) => {
-                for (number, _) in newest.into_iter().chain(open.rev()) {
-                    self.files.remove(&self.layout.partial(timeline, number))?;
-                }
-                Ok(None)
-            }
+        // A loss of power leaves as many as were being written at once. The newest goes first.
+        let open = segments.range(later.clone()).filter(|(_, form)| !form.is_sealed());
+        for (number, _) in open.rev() {
+            self.files.remove(&self.layout.partial(timeline, number))?;
         }
+        let mut sealed = segments.range(later).filter(|(_, form)| form.is_sealed());
+        let Some((first, _)) = sealed.next() else { return Ok(None) };
+        let (last, _) = sealed.next_back().unwrap_or((first, Form::Sealed));
+        let shown = |number| self.layout.segment(timeline, number).display().to_string();
+        let (missing, first) = (shown(missing), shown(first));
+        notes.push(format!(
+            "{missing} isn't whole, and {first} is there: what is missing comes now"
+        ));
+        Ok(Some(last.end(self.layout.segment_size)))
     }
 }
 

@@ -1,5 +1,7 @@
 //! Which segments are there: what one look at `wal/` came to.
 //!
+//! What was [given up](crate::Expired) isn't there, whether its files are or not.
+//!
 //! An archive may have a million segments, and a receiver sixteen megabytes: a segment takes two
 //! bits here, and the directory is read once for all the questions of a start.
 
@@ -11,6 +13,7 @@ use std::path::Path;
 use disk::DiskError;
 use pg_types::{SegmentNumber, TimelineId, WalFileKind, WalFileName};
 
+use crate::expiry::{Bounds, expired};
 use crate::{Catalogue, Layout};
 
 /// The segments of an archive, by timeline and number, as they were when they were looked at.
@@ -21,7 +24,16 @@ pub struct Survey {
     pub(crate) histories: BTreeSet<TimelineId>,
     /// Temporaries that a process left, or is using. A receiver leaves a few at most.
     pub(crate) temporaries: Vec<String>,
+    /// Up to where each timeline was given up.
+    bounds: Bounds,
+    /// What is there of that.
+    leftovers: BTreeMap<TimelineId, Segments>,
+    /// Names that don't belong there.
+    strangers: Vec<String>,
 }
+
+/// So many names of strangers are kept: somebody who put more there knows.
+const MAX_STRANGERS: usize = 100;
 
 /// In which form a segment is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +88,22 @@ impl Chunk {
     }
 }
 
+impl Chunk {
+    /// The numbers without a hole, where the chunk's first one is `base`.
+    fn runs(self, base: u64) -> impl Iterator<Item = Range<u64>> {
+        let mut bits = self.sealed | self.partial;
+        iter::from_fn(move || {
+            (bits != 0).then(|| {
+                let start = bits.trailing_zeros();
+                let end = start + (bits >> start).trailing_ones();
+                // All below `end`; of 64 there is no shift.
+                bits &= u64::MAX.checked_shl(end).unwrap_or(0);
+                base + u64::from(start)..base + u64::from(end)
+            })
+        })
+    }
+}
+
 const CHUNK: u64 = u64::BITS as u64;
 
 impl Segments {
@@ -123,16 +151,26 @@ impl Segments {
         segments.map(|bits| bits.count_ones() as usize).sum()
     }
 
+    /// How many there are from one number up to before another.
+    #[must_use]
+    pub fn count_within(&self, range: Range<SegmentNumber>) -> u64 {
+        let (start, end) = (range.start.as_u64(), range.end.as_u64());
+        let within = self.pieces().map(|piece| {
+            let piece = piece.start.as_u64().max(start)..piece.end.as_u64().min(end);
+            piece.end.saturating_sub(piece.start)
+        });
+        within.sum()
+    }
+
     /// The pieces without a hole, by number.
     pub fn pieces(&self) -> impl Iterator<Item = Range<SegmentNumber>> {
-        let mut segments = self.iter().map(|(number, _)| number).peekable();
+        let mut runs = self.chunks.iter().flat_map(|(at, chunk)| chunk.runs(at * CHUNK)).peekable();
         iter::from_fn(move || {
-            let start = segments.next()?;
-            let mut end = start.next();
-            while segments.next_if_eq(&end).is_some() {
-                end = end.next();
+            let Range { start, mut end } = runs.next()?;
+            while let Some(next) = runs.next_if(|next| next.start == end) {
+                end = next.end;
             }
-            Some(start..end)
+            Some(SegmentNumber::new(start)..SegmentNumber::new(end))
         })
     }
 }
@@ -156,27 +194,50 @@ impl Survey {
         self.timelines.contains_key(&timeline)
     }
 
+    /// Whether a segment was given up, be it there or not.
+    #[must_use]
+    pub fn is_expired(&self, timeline: TimelineId, number: SegmentNumber) -> bool {
+        self.bounds.get(&timeline).is_some_and(|first| number < *first)
+    }
+
+    /// Segments that were given up, and are there still: a process that expired them was killed.
+    pub fn leftovers(&self) -> impl Iterator<Item = (TimelineId, &Segments)> {
+        self.leftovers.iter().map(|(timeline, segments)| (*timeline, segments))
+    }
+
+    /// Some of the names that don't belong there.
+    #[must_use]
+    pub fn strangers(&self) -> &[String] {
+        &self.strangers
+    }
+
     fn add(&mut self, name: &str, layout: Layout) {
         match WalFileName::parse(name, layout.segment_size) {
             Some(WalFileName::Segment { timeline, number, kind })
                 if matches!(kind, WalFileKind::Segment | WalFileKind::Partial) =>
             {
-                self.timelines.entry(timeline).or_default().insert(number, kind);
+                let expired = self.is_expired(timeline, number);
+                let to = if expired { &mut self.leftovers } else { &mut self.timelines };
+                to.entry(timeline).or_default().insert(number, kind);
             }
             Some(WalFileName::TimelineHistory(timeline)) => _ = self.histories.insert(timeline),
             None if Layout::is_temporary(name) => self.temporaries.push(name.to_owned()),
+            None if self.strangers.len() < MAX_STRANGERS => self.strangers.push(name.to_owned()),
             _ => {}
         }
     }
 }
 
 impl Catalogue {
-    /// Looks at which segments are there.
+    /// Looks at which segments are there, but for those that were [given up](crate::Expired).
     ///
     /// # Errors
     /// If the disk fails.
     pub fn survey(&self) -> Result<Survey, DiskError> {
-        let mut survey = Survey::default();
+        let bounds = expired(&*self.files)?.into_iter();
+        let size = self.layout.segment_size;
+        let bounds = bounds.map(|expired| (expired.timeline, expired.before.segment(size)));
+        let mut survey = Survey { bounds: bounds.collect(), ..Survey::default() };
         self.files.visit(Path::new(Layout::WAL), &mut |name| survey.add(name, self.layout))?;
         Ok(survey)
     }

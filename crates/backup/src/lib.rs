@@ -6,6 +6,8 @@
 //! - [`Window`] says from where to where recovery from a backup is possible, and [`choose()`] which
 //!   backup a [`Target`] is reached from: decided from the archive's WAL, before anything is
 //!   written.
+//! - [`Contents`] says whether one still is what it was, and [`Plan`] which of them, and what WAL, may
+//!   go.
 //! - [`restore()`] makes the data directory, and [`Recovery`] its configuration.
 //! - [`send`] gives a stored backup back in the form that a client of the replication protocol wants.
 //!
@@ -23,9 +25,11 @@ mod manifest;
 mod path;
 mod recovery;
 mod restore;
+mod retention;
 pub mod send;
 mod store;
 pub mod tar;
+mod verify;
 mod window;
 
 pub use checksum::Algorithm;
@@ -38,5 +42,7 @@ pub use manifest::{Manifest, ManifestError, ManifestFile};
 pub use path::{EntryPath, PathFault};
 pub use recovery::{Recovery, Standby, quote_conf, quote_shell};
 pub use restore::{Destination, Restored, Tablespace, restore};
-pub use store::{Backups, Broken, Held};
+pub use retention::{Candidate, Fate, Inventory, Kept, NoPlan, Plan, Policy};
+pub use store::{Backups, Broken, Held, Unfinished};
+pub use verify::{Contents, Fault, FaultKind, Member};
 pub use window::Window;

@@ -7,15 +7,19 @@
 use std::path::{Path, PathBuf};
 
 use archive::Layout;
-use disk::{DiskError, Files, Lock, Readers, Tree};
+use disk::{DiskError, ErrorKind, Files, Lock, Readers, Tree};
 
 use crate::description::{self, Description};
-use crate::{BackupError, manifest};
+use crate::{BackupError, Point, manifest};
 
 /// The lock of whoever takes a backup.
 const LOCK: &str = "run/backup.lock";
 /// The name that `backup.json` has before it is durable.
 const TEMPORARY: &str = ".backup.json.tmp";
+
+/// From where on a backup that is under way needs WAL.
+const HOLD: &str = ".hold.json";
+const MAX_HOLD_BYTES: usize = 4096;
 
 /// The backups of an archive, for whoever looks.
 #[derive(Debug)]
@@ -30,6 +34,15 @@ pub struct Broken {
     pub id: String,
     /// What is wrong.
     pub error: BackupError,
+}
+
+/// WAL that a backup needs which isn't one yet; `None` before the server has said where it begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unfinished {
+    /// Its name.
+    pub id: String,
+    /// Where its WAL begins.
+    pub start: Option<Point>,
 }
 
 /// The right to take a backup.
@@ -93,6 +106,44 @@ impl Backups {
         bytes.map(|bytes| Description::parse(id, &bytes)).transpose()
     }
 
+    /// Directories that are no backups: one may be under way, the others were left.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn unfinished(&self) -> Result<Vec<Unfinished>, BackupError> {
+        let mut unfinished = Vec::new();
+        for id in self.ids()? {
+            if matches!(self.read(&id), Ok(None)) {
+                let hold = self.tree.read(&place(&id).join(HOLD), MAX_HOLD_BYTES)?;
+                let start = hold.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+                unfinished.push(Unfinished { id, start });
+            }
+        }
+        Ok(unfinished)
+    }
+
+    /// Takes a backup's name of being one away, durably. Its files are [removed](Self::remove_files)
+    /// afterwards, by whoever gets to it.
+    ///
+    /// # Errors
+    /// If the disk fails; it isn't known then whether it still is one.
+    pub fn unlist(&self, id: &str) -> Result<(), BackupError> {
+        let dir = place(id);
+        gone(self.tree.remove(&dir.join(description::NAME)))?;
+        Ok(self.tree.sync_dir(&dir)?)
+    }
+
+    /// Removes what is left of a backup that is none any more.
+    ///
+    /// # Errors
+    /// If it still is one, or the disk fails.
+    pub fn remove_files(&self, id: &str) -> Result<(), BackupError> {
+        if !matches!(self.read(id), Ok(None)) {
+            return Err(BackupError::NotABackup(format!("{id} still is one")));
+        }
+        Ok(self.remove(id)?)
+    }
+
     fn ids(&self) -> Result<Vec<String>, DiskError> {
         match self.tree.names(Path::new(Layout::BACKUPS)) {
             Err(error) if error.kind() == disk::ErrorKind::NotFound => Ok(Vec::new()),
@@ -102,14 +153,27 @@ impl Backups {
         }
     }
 
-    /// Removes a directory with the files in it; `backup.json` isn't among them.
+    /// Removes a directory with the files in it; `backup.json` isn't among them. Another process may
+    /// be doing the same.
     fn remove(&self, id: &str) -> Result<(), DiskError> {
         let dir = place(id);
-        for name in self.tree.names(&dir)? {
-            self.tree.remove(&dir.join(name))?;
+        let names = match self.tree.names(&dir) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            names => names?,
+        };
+        for name in names {
+            gone(self.tree.remove(&dir.join(name)))?;
         }
-        self.tree.remove_dir(&dir)?;
+        gone(self.tree.remove_dir(&dir))?;
         self.tree.sync_dir(Path::new(Layout::BACKUPS))
+    }
+}
+
+/// What isn't there needn't be removed.
+fn gone(removed: Result<(), DiskError>) -> Result<(), DiskError> {
+    match removed {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        removed => removed,
     }
 }
 
@@ -162,7 +226,20 @@ impl Held {
         tree.sync_dir(&dir)?;
         tree.rename(&dir.join(TEMPORARY), &dir.join(description::NAME))?;
         tree.sync_dir(&dir)?;
+        gone(tree.remove(&dir.join(HOLD)))?;
         Ok(())
+    }
+
+    /// Says from where on WAL has to stay for a backup that has begun; to whoever expires it.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn hold_wal(&self, id: &str, start: Point) -> Result<(), BackupError> {
+        let (tree, path) = (&self.backups.tree, place(id).join(HOLD));
+        gone(tree.remove(&path))?;
+        let text = serde_json::to_vec(&start).unwrap_or_default();
+        // No process that needs it lives through a loss of power.
+        Ok(tree.create(&path)?.write(&text)?)
     }
 
     /// Removes a backup that failed.

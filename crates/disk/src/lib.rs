@@ -24,4 +24,4 @@ pub use buffer::{AlignedBuf, BLOCK};
 pub use error::{DiskError, ErrorKind, LockError};
 pub use files::{Files, Lock, ReadAt};
 pub use op::{Access, Completion, Disk, Failure, FileId, Lane, Op, OpId, OpKind, Outcome};
-pub use real::{NewFile, OldFile, Readers, RealDisk, RealFiles, Tree};
+pub use real::{NewFile, OldFile, Readers, RealDisk, RealFiles, Tree, TreeLock};

@@ -21,6 +21,7 @@ mod gaps;
 mod guard;
 mod index;
 mod init;
+mod keeping;
 mod many_segments;
 mod memory;
 mod network;

@@ -16,6 +16,7 @@ use super::common::{
 };
 use super::gaps::{gaps, oldest_segment};
 use super::program::{Ended, ended, fingerprint, receive, seawall};
+use super::restore_wal::{name, sealed};
 
 const NO_GAP: [serde_json::Value; 0] = [];
 
@@ -319,4 +320,36 @@ fn a_receiver_goes_round_what_was_shipped_ahead_of_it() {
     receiver.stop();
     assert_eq!(gaps(&archive), NO_GAP);
     compare_with_primary(&archive.join("wal"), &server, end);
+}
+
+/// A receiver that was killed with two segments under way, the command having shipped what comes
+/// behind them: both are fetched again.
+#[test]
+fn segments_under_way_before_a_shipped_one_are_fetched_again() {
+    let shipping = Shipping::start(18, &["wal_keep_size = 1GB"]);
+    let mut receiver = shipping.receiver();
+    shipping.work();
+    shipping.await_archived();
+    receiver.await_flush(&shipping.server, server_flush(&shipping.server));
+    receiver.kill9();
+    let wal = shipping.archive.join("wal");
+    let names: Vec<String> =
+        sealed(&shipping.archive).into_iter().map(|number| name(1, number)).collect();
+    let under_way = &names[names.len() - 3..names.len() - 1];
+    for name in under_way {
+        let (sealed, partial) = (wal.join(name), wal.join(format!("{name}.partial")));
+        let mut bytes = fs::read(&sealed).must();
+        let half = bytes.len() / 2;
+        bytes[half..].fill(0);
+        fs::write(&sealed, bytes).must();
+        fs::rename(&sealed, &partial).must();
+    }
+    let mut receiver = shipping.receiver();
+    receiver.await_flush(&shipping.server, server_flush(&shipping.server));
+    receiver.stop();
+    assert_eq!(gaps(&shipping.archive), NO_GAP);
+    compare_what_is_left(&shipping);
+    for name in under_way {
+        assert!(wal.join(name).exists() && !wal.join(format!("{name}.partial")).exists());
+    }
 }

@@ -23,12 +23,15 @@ use crate::cli::{BackupArgs, Checkpoint};
 use crate::log::{self, Log};
 use crate::observer::size;
 use crate::receive::stop_on_signal;
-use crate::{Failure, connect, terminal};
+use crate::{Failure, connect, expire, terminal};
 
 /// The name that the server knows it by.
 const APPLICATION_NAME: &str = "seawall backup";
 /// The first major version whose tablespace_map has the tablespaces within the data directory.
 const MAP_HAS_ALL_SINCE_MAJOR: u32 = 16;
+/// An expiry decides within seconds, in the largest archive.
+const EXPIRY_PATIENCE: Duration = Duration::from_secs(60);
+const EXPIRY_POLL: Duration = Duration::from_millis(20);
 /// Nothing is streamed on this connection.
 const TIMING: Timing = Timing::NONE;
 
@@ -80,7 +83,7 @@ async fn take(
     let files: Arc<dyn Files> = Arc::new(RealFiles::new(args.archive.clone()));
     let catalogue = open(&files, &facts).map_err(about)?;
     let holder = format!("seawall backup, process {}", std::process::id());
-    let held = Backups::open(&args.archive)?.hold(&*files, &holder)?;
+    let held = hold(&args.archive, &*files, &holder).await?;
     for left in held.clear()? {
         tracing::info!("removed {left}, which a backup left that failed or was killed");
     }
@@ -118,6 +121,40 @@ fn open(files: &Arc<dyn Files>, facts: &Facts) -> Result<Catalogue, Failure> {
             catalogue.identity().admits(&identity)?;
             Ok(catalogue)
         }
+    }
+}
+
+/// The right to take a backup. An expiry has it for a moment, and is waited for.
+async fn hold(archive: &Path, files: &dyn Files, holder: &str) -> Result<Held, Failure> {
+    let began = Instant::now();
+    loop {
+        match Backups::open(archive)?.hold(files, holder) {
+            Err(BackupError::Locked { holder })
+                if holder.starts_with(expire::HOLDER) && began.elapsed() < EXPIRY_PATIENCE =>
+            {
+                tokio::time::sleep(EXPIRY_POLL).await;
+            }
+            held => return Ok(held?),
+        }
+    }
+}
+
+/// Keeps the WAL that a backup needs from being expired, and refuses one whose WAL is.
+fn keep_from(
+    held: &Held,
+    catalogue: &Catalogue,
+    id: &str,
+    start: Point,
+) -> Result<(), BackupError> {
+    held.hold_wal(id, start)?;
+    let expired = catalogue.expired()?.into_iter().find(|of| of.timeline == start.timeline);
+    match expired.filter(|expired| start.lsn < expired.before) {
+        None => Ok(()),
+        Some(expired) => Err(BackupError::NotABackup(format!(
+            "it would begin at {}, and WAL before {} was expired: the server is a standby that is \
+             behind; take the backup from the primary, or when the standby has got further",
+            start.lsn, expired.before
+        ))),
     }
 }
 
@@ -192,7 +229,7 @@ impl Job<'_> {
             10 => "0700".to_owned(),
             _ => show(link, "data_directory_mode").await?,
         };
-        let received = self.receive(link, directory, &mut shutdown).await?;
+        let received = self.receive(link, directory, catalogue, &mut shutdown).await?;
         let ended = Timestamp::now();
         let BackupReceived { intake, start, stop, archives, warnings, damaged } = received;
         let (start, stop) = (point(start), point(stop));
@@ -252,6 +289,7 @@ impl Job<'_> {
         &self,
         link: &mut Link,
         directory: disk::Tree,
+        catalogue: &Catalogue,
         shutdown: &mut Shutdown,
     ) -> Result<BackupReceived<Keep>, Failure> {
         let version = self.facts.version;
@@ -259,7 +297,7 @@ impl Job<'_> {
             tracing::info!("this server sends no manifest: one is made of what is received");
         }
         if version.major() < MAP_HAS_ALL_SINCE_MAJOR {
-            match self.receive_with(link, &directory, shutdown, false).await {
+            match self.receive_with(link, (&directory, catalogue), shutdown, false).await {
                 Ok(received) => return Ok(received),
                 Err(BackupFailure::Intake(NotTaken::LongLink)) => {}
                 Err(failure) => return Err(failed(failure)),
@@ -269,13 +307,13 @@ impl Job<'_> {
             *link = runtime::connect(self.settings, TIMING).await?.0;
             keep_wal(link, version, &slot_name()).await?;
         }
-        self.receive_with(link, &directory, shutdown, true).await.map_err(failed)
+        self.receive_with(link, (&directory, catalogue), shutdown, true).await.map_err(failed)
     }
 
     async fn receive_with(
         &self,
         link: &mut Link,
-        directory: &disk::Tree,
+        (directory, catalogue): (&disk::Tree, &Catalogue),
         shutdown: &mut Shutdown,
         tablespace_map: bool,
     ) -> Result<BackupReceived<Keep>, BackupFailure<NotTaken>> {
@@ -288,11 +326,12 @@ impl Job<'_> {
             manifest_checksums: algorithm.name(),
         };
         let command = command.command(self.facts.version);
-        let begin = |_: &BackupPoint, archives: &[BackupArchive]| {
+        let begin = |start: &BackupPoint, archives: &[BackupArchive]| {
             let long = |path: &String| path.len() > MAX_LINK_LEN;
             if !tablespace_map && archives.iter().any(|a| a.location.as_ref().is_some_and(long)) {
                 return Err(NotTaken::LongLink);
             }
+            keep_from(self.held, catalogue, &self.id, point(*start))?;
             let oids = archives.iter().map(|archive| archive.oid).collect();
             let directory = directory.below(Path::new("")).map_err(BackupError::from)?;
             Ok(Keep(backup::Intake::new(directory, oids, algorithm)?))
@@ -329,18 +368,18 @@ fn text(at: Timestamp) -> String {
 }
 
 /// A line that lives, on a terminal; a line now and then elsewhere.
-struct Progress {
+pub(crate) struct Progress {
     wanted: bool,
     live: bool,
     shown: Option<Instant>,
 }
 
 impl Progress {
-    fn new(wanted: bool) -> Self {
+    pub(crate) fn new(wanted: bool) -> Self {
         Self { wanted, live: terminal::is_watched(), shown: None }
     }
 
-    fn show(&mut self, done: u64, total: u64) {
+    pub(crate) fn show(&mut self, done: u64, total: u64) {
         let often = Duration::from_secs(if self.live { 0 } else { 5 });
         let recently = self.shown.is_some_and(|shown| shown.elapsed() < often);
         if !self.wanted || recently {
@@ -356,7 +395,7 @@ impl Progress {
         _ = io::stderr().write_all(line.as_bytes());
     }
 
-    fn end(&self) {
+    pub(crate) fn end(&self) {
         if self.wanted && self.live && self.shown.is_some() {
             _ = io::stderr().write_all(b"\n");
         }

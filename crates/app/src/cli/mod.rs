@@ -75,6 +75,10 @@ pub(crate) enum Command {
     Gaps(GapsArgs),
     /// Check the server's set-up and the archive, before it matters; quiet where all is well.
     Check(Box<CheckArgs>),
+    /// Read all that is archived again, and say what is damaged and what can be recovered.
+    Verify(VerifyArgs),
+    /// Remove backups that nobody needs any more, and the WAL before those that are kept.
+    Expire(ExpireArgs),
     /// Print records of WAL of any version, as pg_waldump does, and more: seawall waldump --help.
     #[command(disable_help_flag = true)]
     Waldump(WaldumpArgs),
@@ -193,8 +197,11 @@ pub(crate) struct ReceiveArgs {
 pub(crate) use backups::{
     BackupArgs, Checkpoint, ListArgs, RestoreArgs, TargetAction, TargetArgs, TargetTimeline,
 };
+/// `seawall verify` and `seawall expire`.
+pub(crate) use keeping::{ExpireArgs, VerifyArgs};
 
 mod backups;
+mod keeping;
 
 /// `seawall serve` and `seawall user`.
 pub(crate) use serving::{AuthArg, ServeArgs, ServingArgs, UserAction, UserArgs, users_file};

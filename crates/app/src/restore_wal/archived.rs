@@ -206,6 +206,13 @@ fn explain(absence: Absence) -> Refusal {
         Absence::Left { at, .. } => {
             Refusal::new(Kind::Absent, format!("it isn't there: its timeline was left at {at}"))
         }
+        Absence::Expired { before, at } => Refusal::new(
+            Kind::Hole,
+            format!(
+                "it isn't there any more: it was expired ({at}), and what is kept of its timeline \
+                 begins at {before}"
+            ),
+        ),
         Absence::Hole { why } => Refusal::new(
             Kind::Hole,
             format!(

@@ -20,7 +20,7 @@ use std::thread;
 
 pub use self::files::RealFiles;
 use self::sys::{OpenFile, too_long};
-pub use self::tree::{NewFile, OldFile, Readers, Tree};
+pub use self::tree::{NewFile, OldFile, Readers, Tree, TreeLock};
 use crate::{
     Access, AlignedBuf, Completion, Disk, DiskError, ErrorKind, Failure, FileId, Files, Lane, Lock,
     LockError, Op, OpId, Outcome, ReadAt,

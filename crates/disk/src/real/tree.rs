@@ -44,6 +44,13 @@ pub struct Tree {
     access: Readers,
 }
 
+/// A lock of a directory; given up on drop, and by the system when the process dies.
+#[derive(Debug)]
+#[must_use = "the lock is given up when this is dropped"]
+pub struct TreeLock {
+    _dir: OwnedFd,
+}
+
 /// A file that was just created: it is written from its start to its end.
 #[derive(Debug)]
 pub struct NewFile {
@@ -80,6 +87,32 @@ impl Tree {
     pub fn below(&self, path: &Path) -> Result<Self, DiskError> {
         let root = self.dir(path)?;
         Ok(Self { root, path: self.path.join(path), access: self.access })
+    }
+
+    /// Locks the directory, as several may who read it; waits for who has it to themselves. Where a
+    /// file system can't lock directories, as NFS can't, it gives a lock that holds nobody up.
+    ///
+    /// # Errors
+    /// If the directory can't be opened.
+    pub fn lock_shared(&self) -> Result<TreeLock, DiskError> {
+        let dir = self.dir(Path::new(""))?;
+        // Another error than being interrupted means that there are no such locks.
+        while let Err(rustix::io::Errno::INTR) =
+            rustix::fs::flock(&dir, rustix::fs::FlockOperation::LockShared)
+        {}
+        Ok(TreeLock { _dir: dir })
+    }
+
+    /// Locks the directory for this process alone; `None` if somebody reads it.
+    ///
+    /// # Errors
+    /// If the directory can't be opened.
+    pub fn try_lock(&self) -> Result<Option<TreeLock>, DiskError> {
+        let dir = self.dir(Path::new(""))?;
+        match rustix::fs::flock(&dir, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+            Ok(()) | Err(_) => Ok(Some(TreeLock { _dir: dir })),
+        }
     }
 
     /// Where it is.

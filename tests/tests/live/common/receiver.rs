@@ -153,6 +153,11 @@ impl Receiver {
     pub(crate) fn kill9(mut self) {
         self.running.kill9();
     }
+
+    /// SIGKILL, where another one takes its place.
+    pub(crate) fn kill9_in_place(&mut self) {
+        self.running.kill9();
+    }
 }
 
 fn with_stat(condition: &str) -> String {

@@ -1,0 +1,163 @@
+//! `receive`, `backup`, `expire --yes`, `verify`, `restore-wal` and `cp` at once, each killed at
+//! random: nothing is locked out, no WAL goes that is needed, and every listed backup is given back.
+
+use std::fs;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use testkit::process::Running;
+
+use super::super::backup::{
+    backup, backup_command, check_tables, list, recover, restore, restored, seawall, verified,
+};
+use super::super::common::{LIMIT, Must, Random, server, server_flush};
+use super::super::restore_wal::{Kept, name, sealed, work};
+use super::expire::expire;
+use super::{assert_sound, verify_command};
+use crate::program::ended;
+
+fn for_how_long() -> Duration {
+    let full = std::env::var("SEAWALL_FULL").is_ok_and(|value| value == "1");
+    Duration::from_secs(if full { 600 } else { 12 })
+}
+
+/// Between two bursts of the load.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Runs a program, and kills it within so long; every third is let run to its end. Says how it
+/// ended, unless it was killed.
+fn now_and_then_killed(
+    command: &mut std::process::Command,
+    random: &mut Random,
+    within_ms: u64,
+) -> Option<i32> {
+    let mut running = Running::spawn(command, "a program of the loop").must();
+    if random.below(3) > 0 {
+        thread::sleep(Duration::from_millis(random.below(within_ms)));
+        running.kill9();
+        return None;
+    }
+    let status = running.wait(LIMIT).must();
+    let code = status.code();
+    if code != Some(0) {
+        panic!("{command:?} ended with {status}:\n{}", running.output_tail());
+    }
+    code
+}
+
+#[test]
+fn whatever_is_killed_every_listed_backup_is_given_back() {
+    let kept = Kept::new();
+    let primary = server(18, 1, &[]);
+    let mut receiver = kept.receiver(&primary);
+    work(&primary);
+    backup(&kept, &primary, &[]);
+    let dir = kept.scratch.server_dir("targets").must();
+    let until = Instant::now() + for_how_long();
+    let going = || Instant::now() < until;
+    let (expired, taken, restores) =
+        (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
+    let seed = Random::new("expire under kills").below(u64::MAX);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while going() {
+                work(&primary);
+                thread::sleep(PAUSE);
+            }
+        });
+        scope.spawn(|| {
+            let mut random = Random::seeded(seed ^ 1);
+            while going() {
+                thread::sleep(Duration::from_millis(500 + random.below(2000)));
+                receiver.kill9_in_place();
+                receiver = kept.receiver(&primary);
+            }
+        });
+        scope.spawn(|| {
+            let mut random = Random::seeded(seed ^ 2);
+            while going() {
+                // One that is killed leaves the next one the lock.
+                let mut command = backup_command(&kept, &primary, &[]);
+                let well = taken_or_waited(&mut command, &mut random);
+                taken.fetch_add(usize::from(well), Ordering::Relaxed);
+            }
+        });
+        scope.spawn(|| {
+            let mut random = Random::seeded(seed ^ 3);
+            while going() {
+                let mut command = seawall(&kept, "expire");
+                command.args(["--keep-backups", "2", "--yes"]);
+                let ended = now_and_then_killed(&mut command, &mut random, 400);
+                expired.fetch_add(usize::from(ended == Some(0)), Ordering::Relaxed);
+            }
+        });
+        scope.spawn(|| {
+            let mut random = Random::seeded(seed ^ 4);
+            while going() {
+                let more: &[&str] = if random.below(2) == 0 { &[] } else { &["--full"] };
+                now_and_then_killed(&mut verify_command(&kept, more), &mut random, 300);
+            }
+        });
+        scope.spawn(|| {
+            let mut random = Random::seeded(seed ^ 5);
+            while going() {
+                let numbers = sealed(&kept.archive);
+                let Some(number) = numbers.get(numbers.len() / 2) else { continue };
+                let target = dir.join("RECOVERYXLOG");
+                _ = fs::remove_file(&target);
+                // Also by cp; either may find it just expired.
+                _ = fs::copy(kept.segment(*number), dir.join("copied"));
+                let mut restore = seawall(&kept, "restore-wal");
+                restore.args(["--retry-for", "0", &name(1, *number)]).arg(&target);
+                let mut running = Running::spawn(&mut restore, "restore-wal").must();
+                thread::sleep(Duration::from_millis(random.below(30)));
+                running.kill9();
+            }
+        });
+        scope.spawn(|| {
+            let mut random = Random::seeded(seed ^ 6);
+            while going() {
+                let listed = list(&kept);
+                let Some(newest) = listed["backups"].as_array().and_then(|all| all.last()) else {
+                    panic!("no backup is listed: {listed:#}");
+                };
+                assert_eq!(newest["windows"][0]["open"], true, "{listed:#}");
+                let data =
+                    kept.scratch.server_dir(&format!("data{}", random.below(u64::MAX))).must();
+                let id = newest["id"].as_str().unwrap_or_default();
+                // The newest isn't expired while this takes it, as long as two are kept.
+                let done = restore(&kept, &data, &["--backup", id]);
+                if done.code == Some(0) {
+                    verified(primary.install(), &data);
+                    restores.fetch_add(1, Ordering::Relaxed);
+                } else {
+                    assert!(done.stderr.contains("there is no backup"), "{done:#?}");
+                }
+                fs::remove_dir_all(&data).must();
+            }
+        });
+    });
+    let counts = [&expired, &taken, &restores].map(|count| count.load(Ordering::Relaxed));
+    assert!(counts.iter().all(|count| *count > 0), "expired, taken, restored: {counts:?}");
+    receiver.await_flush(&primary, server_flush(&primary));
+    expire(&kept, &["--keep-backups", "2", "--yes"]).is_well();
+    assert_sound(&kept, &["--full"]);
+    let status = ended(&mut seawall(&kept, "status"));
+    assert!(status.stdout.contains("missing     nothing"), "{status:?}");
+    let listed = list(&kept);
+    let all = listed["backups"].as_array().cloned().unwrap_or_default();
+    assert!(!all.is_empty() && all.len() <= 2, "{listed:#}");
+    for listed in all {
+        let id = listed["id"].as_str().unwrap_or_default();
+        let mut server = restored(&kept, primary.install(), &["--backup", id], &[]);
+        recover(&mut server);
+        check_tables(&server);
+    }
+    receiver.stop();
+}
+
+/// Whether a backup was taken; one that is killed isn't.
+fn taken_or_waited(command: &mut std::process::Command, random: &mut Random) -> bool {
+    now_and_then_killed(command, random, 700).is_some()
+}
