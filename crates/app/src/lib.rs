@@ -26,6 +26,7 @@ mod receive;
 mod restore;
 mod restore_wal;
 mod serve;
+mod serve_backup;
 mod service;
 mod slot;
 mod status;

@@ -4,10 +4,12 @@
 //! The other direction of [`Intake`](crate::Intake). The thread is never more than a few buffers
 //! ahead, and ends with the [`BackupFeed`].
 
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
+use pg_types::TimelineId;
 use pg_wire::base_backup::BackupPoint;
 use pg_wire::message::SqlState;
 use pg_wire::server::grammar::BaseBackup;
@@ -47,13 +49,32 @@ pub enum GivenPart {
     End(BackupPoint),
 }
 
-/// Looks for the backup that a client is given, on the thread that then reads it.
-pub type OpenBackup =
-    Arc<dyn Fn(&BaseBackup) -> Result<(BackupStart, Box<dyn BackupSource>), Refusal> + Send + Sync>;
+/// What a client is to be given, or why it isn't.
+pub type Opened = Result<(BackupStart, Box<dyn BackupSource>), Refusal>;
+
+/// Looks for the backup that a client is given, on the thread that then reads it: as it asks for it,
+/// and one with which a server on this timeline can begin.
+#[derive(Clone)]
+pub struct OpenBackup(Arc<Open>);
+
+type Open = dyn Fn(&BaseBackup, TimelineId) -> Opened + Send + Sync;
+
+impl OpenBackup {
+    /// What does so.
+    pub fn new(open: impl Fn(&BaseBackup, TimelineId) -> Opened + Send + Sync + 'static) -> Self {
+        Self(Arc::new(open))
+    }
+}
+
+impl fmt::Debug for OpenBackup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OpenBackup")
+    }
+}
 
 /// What has come from the thread.
 #[derive(Debug)]
-pub struct Given(What);
+pub(crate) struct Given(What);
 
 #[derive(Debug)]
 enum What {
@@ -64,7 +85,7 @@ enum What {
 
 /// A backup that is being read for a client.
 #[derive(Debug)]
-pub struct BackupFeed {
+pub(crate) struct BackupFeed {
     given: mpsc::Receiver<Given>,
     free: std::sync::mpsc::Sender<Vec<u8>>,
 }
@@ -74,19 +95,23 @@ impl BackupFeed {
     ///
     /// # Errors
     /// If a thread can't be started.
-    pub fn start(open: OpenBackup, asked: BaseBackup) -> io::Result<Self> {
+    pub(crate) fn start(
+        open: OpenBackup,
+        asked: BaseBackup,
+        timeline: TimelineId,
+    ) -> io::Result<Self> {
         let (to_give, given) = mpsc::channel(PARTS);
         let (free, buffers) = std::sync::mpsc::channel();
         let read = move || {
             // What isn't taken any more isn't missed.
-            _ = read(&open, &asked, &to_give, &buffers);
+            _ = read((open.0)(&asked, timeline), &to_give, &buffers);
         };
         std::thread::Builder::new().name("backup".to_owned()).spawn(read)?;
         Ok(Self { given, free })
     }
 
     /// Waits for what comes next, not before this time. Cancel safe.
-    pub async fn next(&mut self, not_before: Option<Instant>) -> Given {
+    pub(crate) async fn next(&mut self, not_before: Option<Instant>) -> Given {
         if let Some(time) = not_before.filter(|time| *time > now()) {
             tokio::time::sleep_until(time.into()).await;
         }
@@ -98,7 +123,7 @@ impl BackupFeed {
     }
 
     /// Hands it over; whether more is to come.
-    pub fn hand_over(&mut self, given: Given, sender: &mut Sender) -> bool {
+    pub(crate) fn hand_over(&mut self, given: Given, sender: &mut Sender) -> bool {
         let now = now();
         match given.0 {
             What::Start(start) => sender.answer(Answer::Backup(start), now),
@@ -122,13 +147,12 @@ impl BackupFeed {
 
 /// Reads a backup to its end, or until nobody takes it any more.
 fn read(
-    open: &OpenBackup,
-    asked: &BaseBackup,
+    opened: Opened,
     to_give: &mpsc::Sender<Given>,
     buffers: &std::sync::mpsc::Receiver<Vec<u8>>,
 ) -> Result<(), mpsc::error::SendError<Given>> {
     let give = |what| to_give.blocking_send(Given(what));
-    let mut source = match open(asked) {
+    let mut source = match opened {
         Ok((start, source)) => {
             give(What::Start(start))?;
             source

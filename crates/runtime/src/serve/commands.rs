@@ -29,8 +29,7 @@ pub(super) enum Done {
 pub(super) fn run(hub: &Hub, command: &Command, pid: u32) -> Done {
     let ready = hub.catalogue().zip(*hub.tip.borrow());
     let Some((catalogue, tip)) = ready else {
-        let text = "the database system is starting up";
-        return refused(Refusal::error(SqlState::CANNOT_CONNECT_NOW, text));
+        return refused(starting_up());
     };
     let done = match command {
         Command::IdentifySystem => {
@@ -59,6 +58,12 @@ pub(super) fn run(hub: &Hub, command: &Command, pid: u32) -> Done {
         _ => Err(Refusal::error(SqlState::FEATURE_NOT_SUPPORTED, "it isn't served by seawall")),
     };
     done.unwrap_or_else(refused)
+}
+
+/// Nothing is archived yet that could be served.
+pub(super) fn starting_up() -> Refusal {
+    let text = "the database system is starting up";
+    Refusal::error(SqlState::CANNOT_CONNECT_NOW, text)
 }
 
 fn refused(refusal: Refusal) -> Done {

@@ -10,7 +10,7 @@ use std::time::{Instant, SystemTime};
 
 use pg_types::{SegmentSize, TimelineId};
 use pg_wire::message::SqlState;
-use pg_wire::server::grammar::Command;
+use pg_wire::server::grammar::{BaseBackup, Command};
 use pg_wire::server::response::Refusal;
 use pg_wire::stream::{EndOfTimeline, pg_micros_from_system_time};
 use replication::sender::{Answer, Ask, Piece, Sender};
@@ -22,6 +22,7 @@ use super::commands::{self, Done};
 use super::hub::{Hub, LOGIN_LIMIT, Member, Way, starting_up};
 use super::slots::{self, Held};
 use super::source::{LoadError, Loaded, Source, Wanted};
+use crate::outgoing::BackupFeed;
 use crate::socket::Socket;
 use crate::stream::Stream;
 use crate::{Shutdown, TipReceiver, world};
@@ -78,6 +79,8 @@ pub(super) struct Connection {
     /// A slot that somebody uses is waited for.
     waiting: Option<Command>,
     releases: watch::Receiver<u64>,
+    /// A base backup that it is being sent.
+    feed: Option<BackupFeed>,
 }
 
 impl Connection {
@@ -107,6 +110,7 @@ impl Connection {
             has_temporary: false,
             waiting: None,
             releases,
+            feed: None,
         }
     }
 
@@ -224,6 +228,9 @@ impl Connection {
     }
 
     async fn command(&mut self, command: Command) {
+        if let Command::BaseBackup(asked) = command {
+            return self.base_backup(asked);
+        }
         let (hub, pid) = (Arc::clone(&self.hub), self.me.pid);
         let asked = command.clone();
         self.releases.mark_unchanged();
@@ -245,6 +252,20 @@ impl Connection {
             }
         };
         self.sender.answer(answer, world::now());
+    }
+
+    /// Has a stored backup read, whose parts are waited for then.
+    fn base_backup(&mut self, asked: BaseBackup) {
+        let Some(tip) = *self.tip.borrow() else {
+            return self.sender.answer(Answer::Refused(commands::starting_up()), world::now());
+        };
+        match BackupFeed::start(self.hub.what.backups.clone(), asked, tip.timeline) {
+            Ok(feed) => self.feed = Some(feed),
+            Err(error) => {
+                self.hub.trouble(&format!("a backup can't be read for a client: {error}"));
+                self.sender.answer(Answer::Refused(internal()), world::now());
+            }
+        }
     }
 
     fn begin(&mut self, answer: &Answer, held: Option<Held>) {
@@ -366,7 +387,8 @@ impl Connection {
     /// Tells others where the stream stands, and keeps the slot at what the follower has.
     async fn show(&mut self) {
         let standing = self.sender.standing().copied();
-        self.me.show(|shown| shown.standing = standing);
+        let in_backup = self.sender.is_in_backup();
+        self.me.show(|shown| (shown.standing, shown.in_backup) = (standing, in_backup));
         let Some(standing) = standing else { return self.end_stream().await };
         let Some(held) = &self.slot else { return };
         // What it says of the future isn't archived yet.
@@ -439,6 +461,16 @@ impl Connection {
             }
         };
         let waiting = self.waiting.clone();
+        let wanted = self.sender.wants_backup();
+        let feeding = wanted.is_some() || !self.sender.is_in_backup();
+        let feed = self.feed.as_mut().filter(|_| feeding);
+        let mut given = None;
+        let fed = async {
+            match feed {
+                Some(feed) => feed.next(wanted.flatten()).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             ready = self.socket.readable(), if reading => ready?,
             ready = self.socket.writable(), if blocked => ready?,
@@ -452,6 +484,12 @@ impl Connection {
             () = self.me.woken.notified() => {}
             _ = shutdown.changed(), if !stopping => {}
             () = timer => {}
+            part = fed => given = Some(part),
+        }
+        if let Some((part, feed)) = given.zip(self.feed.as_mut())
+            && !feed.hand_over(part, &mut self.sender)
+        {
+            self.feed = None;
         }
         self.due();
         if let Some(command) = waiting {
@@ -472,6 +510,9 @@ impl Connection {
             self.sender.refuse(&Refusal::fatal(SqlState::QUERY_CANCELED, text));
         }
         if self.me.take_cancelled() {
+            if self.sender.is_in_backup() {
+                self.feed = None;
+            }
             self.sender.cancel();
         }
         let time_us = pg_micros_from_system_time(SystemTime::now());

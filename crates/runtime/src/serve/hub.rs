@@ -63,6 +63,7 @@ pub(super) struct Shown {
     pub(super) user: String,
     pub(super) name: String,
     pub(super) slot: Option<String>,
+    pub(super) in_backup: bool,
     pub(super) standing: Option<Standing>,
 }
 
@@ -92,6 +93,8 @@ pub struct Follower {
     pub name: String,
     /// The slot that it streams with.
     pub slot: Option<String>,
+    /// Whether it is being sent a base backup.
+    pub in_backup: bool,
     /// Where its stream stands, while there is one.
     pub standing: Option<Standing>,
 }
@@ -151,9 +154,9 @@ impl Member {
 
     fn follower(&self) -> Follower {
         let shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let Shown { user, name, slot, standing } = shown;
+        let Shown { user, name, slot, in_backup, standing } = shown;
         let (pid, address, since) = (self.pid, self.address.clone(), self.since);
-        Follower { pid, address, since, user, name, slot, standing }
+        Follower { pid, address, since, user, name, slot, in_backup, standing }
     }
 }
 

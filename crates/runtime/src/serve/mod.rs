@@ -33,7 +33,7 @@ use self::hub::Hub;
 pub use self::hub::{Follower, Watcher};
 use self::listen::{Accepted, Listener};
 pub use self::listen::{InvalidListen, Listen};
-use crate::{Shutdown, TipReceiver, TlsError};
+use crate::{OpenBackup, Shutdown, TipReceiver, TlsError};
 
 /// Connections that haven't logged in yet: with one more, the oldest of them has to go.
 const MAX_PENDING: usize = 64;
@@ -83,6 +83,8 @@ pub struct Serve {
     pub max_slot_retention: Option<u64>,
     /// After so long without an answer a client is gone; zero: never.
     pub wal_sender_timeout: Duration,
+    /// What a client is given that asks for a base backup.
+    pub backups: OpenBackup,
 }
 
 /// Why nothing is served.

@@ -1,5 +1,6 @@
 //! What is streamed from an archive: real receivers, standbys and psql at the real program.
 
+mod backups;
 mod commands;
 mod hostile;
 mod login;
