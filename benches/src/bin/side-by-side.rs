@@ -7,11 +7,12 @@ use anyhow::{Context, Result, bail};
 
 type Bench = fn(&[String]) -> Result<()>;
 
-const BENCHES: [(&str, Bench); 10] = [
+const BENCHES: [(&str, Bench); 11] = [
     ("catchup", benches::catchup::bench),
     ("sync", benches::sync::bench),
     ("memory", benches::memory::bench),
     ("backup", benches::backup::bench),
+    ("compress", benches::compress::bench),
     ("dump", benches::dump::dump),
     ("stats", benches::dump::stats),
     ("restore-wal", benches::restore_wal::bench),

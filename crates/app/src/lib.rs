@@ -12,6 +12,7 @@ mod backup;
 mod board;
 mod check;
 mod cli;
+mod compress;
 mod connect;
 mod expire;
 mod failure;

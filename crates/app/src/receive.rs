@@ -12,7 +12,7 @@ use tokio::sync::{Notify, watch};
 use crate::board::Board;
 use crate::cli::ReceiveArgs;
 use crate::observer::Talk;
-use crate::{Failure, connect, log, serve, service, terminal};
+use crate::{Failure, compress, connect, log, serve, service, terminal};
 
 /// The name that `synchronous_standby_names` knows a receiver by unless told otherwise.
 pub(crate) const APPLICATION_NAME: &str = "seawall";
@@ -45,6 +45,9 @@ pub(crate) fn run(args: &ReceiveArgs) -> Result<(), Failure> {
     service::ready();
     let server = what.settings.endpoint().to_string();
     let mut talk = Talk::new(&args.archive, server, board, args.json, &log);
+    if let Some(method) = args.compress {
+        talk = talk.compressing(compress::start(&args.archive, method));
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -46,7 +46,7 @@ impl Catalogue {
         number: pg_types::SegmentNumber,
     ) -> Result<Option<Reader>, ArchiveError> {
         let path = self.layout.partial(timeline, number);
-        let reader = self.reader(path, timeline, number)?;
+        let reader = self.reader(&path, timeline, number)?;
         Ok(reader.map(|reader| reader.up_to(self.layout.segment_size.bytes())))
     }
 }

@@ -25,6 +25,17 @@ pub enum BackupError {
     /// A manifest that doesn't hold.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
+    /// A stored file that doesn't unpack.
+    #[error(
+        "{} doesn't unpack any more: {why}; put it back from a copy, or restore another backup",
+        name.display()
+    )]
+    Unpack {
+        /// Which.
+        name: PathBuf,
+        /// Why.
+        why: String,
+    },
     /// Another backup is under way.
     #[error("another backup into this archive is under way ({holder}); wait for it")]
     Locked {
@@ -55,6 +66,19 @@ pub enum BackupError {
     NoBackup {
         /// What was asked for.
         id: String,
+    },
+    /// A backup that an incremental one stands on.
+    #[error(
+        "the incremental backup {id} needs the backup {parent}: {why}; put it back from a copy, or \
+         restore another backup"
+    )]
+    MissingLink {
+        /// The backup that can't be given back.
+        id: String,
+        /// The one that it needs.
+        parent: String,
+        /// What is wrong with that.
+        why: String,
     },
     /// No backup lies on the timeline's history.
     #[error("no backup lies on timeline {timeline} or those that it comes from{why}")]

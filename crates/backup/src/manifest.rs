@@ -144,10 +144,16 @@ impl Manifest {
         Ok(Self { system_identifier: raw.system_identifier, files, wal })
     }
 
-    /// The text of a manifest, version 1.
+    /// The text of a manifest: version 2 if the cluster is known, 1 if not.
     #[must_use]
     pub fn write(&self) -> String {
-        let mut text = String::from("{ \"PostgreSQL-Backup-Manifest-Version\": 1,\n\"Files\": [");
+        let version = if self.system_identifier.is_some() { 2 } else { 1 };
+        let mut text = format!("{{ \"PostgreSQL-Backup-Manifest-Version\": {version},\n");
+        if let Some(system) = self.system_identifier {
+            // Writing to a string doesn't fail.
+            _ = writeln!(text, "\"System-Identifier\": {system},");
+        }
+        text.push_str("\"Files\": [");
         for (place, (path, file)) in self.files.iter().enumerate() {
             text.push_str(if place == 0 { "\n" } else { ",\n" });
             file.write(path, None, false, &mut text);

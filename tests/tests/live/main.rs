@@ -10,6 +10,7 @@ mod adopt;
 mod alignment;
 mod backup;
 mod check;
+mod compression;
 mod connecting;
 mod decoding;
 mod describing;

@@ -179,6 +179,10 @@ pub(crate) struct ReceiveArgs {
     /// Accepted for pg_receivewal's sake: every commit is synced as soon as it arrives, always.
     #[arg(long, conflicts_with = "no_sync", hide = true)]
     pub(crate) synchronous: bool,
+    /// Compress segments once nothing can change them any more: zstd, lz4 or gzip. Everything
+    /// reads them as before.
+    #[arg(short = 'Z', long, value_name = "METHOD")]
+    pub(crate) compress: Option<archive::Method>,
     /// Print events as JSON lines on standard output.
     #[arg(long)]
     pub(crate) json: bool,

@@ -4,15 +4,13 @@
 
 use std::collections::VecDeque;
 
-use disk::OldFile;
-
 use super::listed::Listed;
 use super::wal::{Segment, Tail, Waiting};
 use super::{Added, PIECE_BYTES, Sent, not_as_listed};
 use crate::checksum::Hasher;
 use crate::label::{self, MAX_LABEL_BYTES, with_label};
 use crate::tar::{BLOCK, Entry, EntryKind, Headers, Made, TarError};
-use crate::{BackupError, EntryPath, ManifestFile};
+use crate::{BackupError, EntryPath, ManifestFile, StoredTar};
 
 /// The tablespaces' links as a file.
 pub(super) const TABLESPACE_MAP: &str = "tablespace_map";
@@ -21,7 +19,7 @@ const TABLESPACES: &str = "pg_tblspc";
 
 /// See the [module](self).
 pub(super) struct Walk {
-    tar: OldFile,
+    tar: StoredTar,
     len: u64,
     at: u64,
     /// The tablespace that it is of.
@@ -54,8 +52,8 @@ struct Stored {
 }
 
 impl Walk {
-    pub(super) fn new(tar: OldFile, oid: Option<u32>) -> Result<Self, BackupError> {
-        let len = tar.len()?;
+    pub(super) fn new(tar: StoredTar, oid: Option<u32>) -> Result<Self, BackupError> {
+        let len = tar.len();
         Ok(Self {
             tar,
             len,

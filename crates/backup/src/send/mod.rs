@@ -23,10 +23,9 @@ use archive::Walk;
 use disk::{DiskError, OldFile};
 use pg_types::Branch;
 
-use crate::intake::tar_name;
 use crate::manifest::NAME;
 use crate::window::is_on;
-use crate::{Algorithm, BackupError, Backups, Description, EntryPath, ManifestFile};
+use crate::{Algorithm, BackupError, Backups, Description, EntryPath, ManifestFile, StoredTar};
 use compress::Compressor;
 use listed::Lines;
 use manifest::Rewritten;
@@ -87,7 +86,7 @@ pub enum Part {
 /// A stored backup on its way out.
 pub struct Outgoing {
     sent: Sent,
-    tars: Vec<Option<OldFile>>,
+    tars: Vec<Option<StoredTar>>,
     listing: Option<OldFile>,
     stage: Stage,
     compressor: Option<Compressor>,
@@ -154,6 +153,8 @@ pub fn newest(
             "is of another timeline"
         } else if !backup.damage.is_empty() {
             "is damaged"
+        } else if backup.incremental.is_some() {
+            "is incremental, which nobody could start from"
         } else if !backup.manifest_of_server {
             "has no manifest of the server's"
         } else if from.is_none() || from != to {
@@ -179,14 +180,8 @@ impl Outgoing {
     ) -> Result<Self, BackupError> {
         let directory = backups.directory(&description.id)?;
         let mut tars = Vec::new();
-        for (oid, _, bytes) in archives(&description) {
-            let file = directory.open_file(Path::new(&tar_name(oid)))?;
-            let len = file.len()?;
-            if len != bytes {
-                let what = format!("{} has {len} bytes, and should have {bytes}", tar_name(oid));
-                return Err(BackupError::NotABackup(what));
-            }
-            tars.push(Some(file));
+        for (oid, _, _) in archives(&description) {
+            tars.push(Some(description.open_tar(&directory, oid)?));
         }
         let lines = Lines::new(directory.open_file(Path::new(NAME))?)?;
         let listing = Some(directory.open_file(Path::new(NAME))?);
