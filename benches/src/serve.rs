@@ -118,7 +118,7 @@ fn make(major: u32, mib: u64) -> Result<Work> {
     let conf = conf.into_iter().map(str::to_owned).collect();
     let primary = Server::start(&install, &ServerOptions { conf, ..ServerOptions::default() })?;
     primary.sql("SELECT pg_switch_wal()")?;
-    let standby = primary.standby(&[])?;
+    let standby = primary.standby(&["max_wal_senders = 100", "wal_keep_size = '64GB'"])?;
     let (archive, port) = (Scratch::new("serve")?, free_port()?);
     let mut command = Command::new(seawall_bin()?);
     command.args(["receive", "--no-slot", "-d", &primary.conninfo(), "--serve-auth", "trust"]);

@@ -1,5 +1,5 @@
 //! `verify`: every CRC, page header and link of an archive, against `pg_waldump -q` over the same
-//! segments, alternating; on OLTP's WAL and on a bulk load's, and by one thread from the cache.
+//! segments, alternating; on the WAL of small records and on a bulk load's, and by one thread from the cache.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -19,15 +19,27 @@ const LIMIT: Duration = Duration::from_secs(300);
 /// A load, and what makes it.
 struct Load {
     name: &'static str,
-    /// pgbench's arguments, or none for SQL.
-    pgbench: bool,
+    /// Makes the tables.
+    begin: &'static str,
+    /// Makes WAL, again and again.
+    go_on: &'static str,
     /// What one thread is to read from the cache, GB/s; of bulk WAL.
     target_per_core: Option<f64>,
 }
 
 const LOADS: [Load; 2] = [
-    Load { name: "OLTP", pgbench: true, target_per_core: None },
-    Load { name: "bulk", pgbench: false, target_per_core: Some(3.0) },
+    Load {
+        name: "rows",
+        begin: "CREATE TABLE r (i int PRIMARY KEY, n int, t text) WITH (fillfactor = 50); INSERT INTO r SELECT i, 0, 'row ' || i FROM generate_series(1, 400000) i; CHECKPOINT",
+        go_on: "UPDATE r SET n = n + 1 WHERE i % 2 = 0; DELETE FROM r WHERE i % 50 = 7; INSERT INTO r SELECT i, 0, 'row ' || i FROM generate_series(1, 400000) i WHERE i % 50 = 7; VACUUM r",
+        target_per_core: None,
+    },
+    Load {
+        name: "bulk",
+        begin: "CREATE TABLE l (i int, t text); ALTER TABLE l ALTER t SET STORAGE PLAIN",
+        go_on: "INSERT INTO l SELECT i, repeat(md5(i::text), 200) FROM generate_series(1, 8000) i; CREATE INDEX x ON l (i); DROP INDEX x; CREATE TABLE m AS SELECT * FROM l LIMIT 8000; DROP TABLE m",
+        target_per_core: Some(3.0),
+    },
 ];
 
 /// How many times quicker it is to be than pg_waldump, on two cores.
@@ -41,7 +53,7 @@ const TARGET: f64 = 2.5;
 pub fn bench(args: &[String]) -> Result<()> {
     let major = u32::try_from(argument(args, "--major", 17)?)?;
     let pairs = argument(args, "--pairs", 7)?;
-    let megabytes = argument(args, "--mb", 600)?;
+    let megabytes = argument(args, "--mb", 500)?;
     let install = servers::install(major)?;
     println!("seawall verify --full against {} -q", install.bin("pg_waldump").display());
     for load in LOADS {
@@ -60,19 +72,14 @@ fn fill(install: &Install, load: &Load, megabytes: u64, archive: &Path) -> Resul
     let conf = conf.map(str::to_owned).to_vec();
     let server = Server::start(install, &ServerOptions { conf, ..ServerOptions::default() })?;
     receive(&server, archive)?;
-    if load.pgbench {
-        server.init_pgbench(10)?;
+    for statement in load.begin.split("; ") {
+        server.sql(statement)?;
     }
     let start = server.current_lsn()?;
     let made = format!("SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '{start}') / 1048576");
     while server.sql(&made)?.trim().parse::<f64>()? < megabytes as f64 {
-        if load.pgbench {
-            let mut pgbench = server.pgbench(&["-N", "-n", "-c", "4", "-t", "20000"]);
-            run(&mut pgbench, LIMIT, "pgbench")?;
-        } else {
-            server.sql("DROP TABLE IF EXISTS l; CREATE TABLE l AS SELECT i, repeat(md5(i::text), 200) t FROM generate_series(1, 100) i")?;
-            // Copied as whole pages.
-            server.sql("ALTER TABLE l ALTER t SET STORAGE PLAIN; INSERT INTO l SELECT i, repeat(md5(i::text), 200) FROM generate_series(1, 10000) i; CREATE INDEX ON l(i); DROP TABLE IF EXISTS m; CREATE TABLE m AS SELECT * FROM l")?;
+        for statement in load.go_on.split("; ") {
+            server.sql(statement)?;
         }
     }
     server.sql("SELECT pg_switch_wal()")?;

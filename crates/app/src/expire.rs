@@ -92,8 +92,8 @@ struct Decided {
     segment_bytes: u64,
     segment_size: pg_types::SegmentSize,
     descriptions: Vec<Description>,
-    /// Of the backups that nobody uses: nobody begins to, meanwhile.
-    _locks: Vec<TreeLock>,
+    /// Of the backups that go: nobody begins to use one, meanwhile.
+    _locks: BTreeMap<String, TreeLock>,
 }
 
 impl Scene<'_> {
@@ -132,10 +132,11 @@ impl Scene<'_> {
             }
         }
         let newest = timelines.values().next_back().and_then(|(line, ..)| line.clone());
-        let (candidates, locks) = self.candidates(&survey, &backups, &descriptions, newest)?;
+        let (candidates, mut locks) = self.candidates(&survey, &backups, &descriptions, newest)?;
         let inventory = Inventory { backups: candidates, timelines, holds };
         let segment_size = self.catalogue.layout().segment_size;
         let plan = Plan::of(&inventory, &self.policy, segment_size).map_err(Failure::failed)?;
+        locks.retain(|id, _| plan.expired().any(|expired| expired == id));
         let segment_bytes = segment_size.bytes();
         Ok(Decided { plan, survey, segment_bytes, segment_size, descriptions, _locks: locks })
     }
@@ -146,14 +147,14 @@ impl Scene<'_> {
         backups: &Backups,
         descriptions: &[Description],
         newest: Option<Branch>,
-    ) -> Result<(Vec<Candidate>, Vec<TreeLock>), Failure> {
+    ) -> Result<(Vec<Candidate>, BTreeMap<String, TreeLock>), Failure> {
         let lines: Vec<Branch> = newest.into_iter().collect();
         let windows = Window::all(&self.catalogue, survey, descriptions, &lines)?;
-        let (mut candidates, mut locks) = (Vec::new(), Vec::new());
+        let (mut candidates, mut locks) = (Vec::new(), BTreeMap::new());
         for (description, windows) in descriptions.iter().zip(windows) {
             let lock = backups.directory(&description.id)?.try_lock().map_err(BackupError::from)?;
             let in_use = lock.is_none().then(|| "somebody restores it just now".to_owned());
-            locks.extend(lock);
+            locks.extend(lock.map(|lock| (description.id.clone(), lock)));
             candidates.push(Candidate {
                 id: description.id.clone(),
                 start: description.start,

@@ -38,10 +38,13 @@ pub(crate) fn run(args: &ReceiveArgs) -> Result<(), Failure> {
     if let Err(error) = board.serve(&args.archive) {
         tracing::warn!("`seawall status` won't find this receiver: {error}");
     }
-    let serve = (!args.serve.is_empty())
-        .then(|| serve::plan(&args.archive, &args.serve, &args.serving))
-        .transpose()?;
-    let beside = serve::Beside::start(&args.archive, serve, &what.tip)?;
+    let beside = match args.serve.is_empty() {
+        true => None,
+        false => {
+            let serve = serve::plan(&args.archive, &args.serve, &args.serving)?;
+            Some(serve::Beside::start(&args.archive, serve, &what.tip)?)
+        }
+    };
     service::ready();
     let server = what.settings.endpoint().to_string();
     let mut talk = Talk::new(&args.archive, server, board, args.json, &log);
@@ -61,6 +64,7 @@ pub(crate) fn run(args: &ReceiveArgs) -> Result<(), Failure> {
         let ended = tokio::select! {
             ended = runtime::receive(&what, &claim, &mut disk, &woken, shutdown, &mut talk) => ended,
             never = service::pat_watchdog() => never,
+            never = serve::announce(&args.archive, &what.tip) => never,
         };
         signals.abort();
         ended.map_err(Failure::from)

@@ -2,7 +2,6 @@
 //! with a runtime of its own, so that followers never hold up an acknowledgement.
 
 use std::io;
-use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -11,8 +10,7 @@ use archive::{ArchiveError, Catalogue};
 use disk::{Files, RealFiles};
 use replication::sender::Status;
 use runtime::{
-    Follower, Listen, Serve, ServeError, ServeReport, Server, Shutdown, Tip, TipReceiver,
-    TipSender, Watcher,
+    Follower, Listen, Serve, ServeError, ServeReport, Server, Tip, TipReceiver, TipSender, Watcher,
 };
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -120,37 +118,26 @@ fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     runtime.map_err(|error| Failure::failed(format!("can't start: {error}")))
 }
 
-/// What goes on beside receiving: the tip is told to other processes, and clients are served.
+/// Clients that are served beside receiving.
 pub(crate) struct Beside {
     stop: watch::Sender<bool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Beside {
-    /// Starts it. What listens, listens when this returns.
-    pub(crate) fn start(
-        archive: &Path,
-        serve: Option<Serve>,
-        tip: &TipSender,
-    ) -> Result<Self, Failure> {
+    /// Serves on a thread of its own. What listens, listens when this returns.
+    pub(crate) fn start(archive: &Path, serve: Serve, tip: &TipSender) -> Result<Self, Failure> {
         let files: Arc<dyn Files> = Arc::new(RealFiles::new(archive.to_owned()));
-        let announced = Run::open(archive).and_then(|run| run.listen(TIP_SOCKET));
-        let announced = announced.map_err(|error| {
-            tracing::warn!("a `seawall serve` of its own won't hear of this receiver: {error}");
-        });
-        let server = serve.map(|serve| bind(serve, &files, tip.subscribe())).transpose()?;
-        if let Some(server) = &server {
-            publish_followers(archive, server.watcher());
-            // The server may be down: what is archived can be had at once.
-            if let Err(error) = runtime::publish_archived(&files, tip) {
-                tracing::error!("what is archived can't be served yet: {error}");
-            }
+        let server = bind(serve, &files, tip.subscribe())?;
+        publish_followers(archive, server.watcher());
+        // The server may be down: what is archived can be had at once.
+        if let Err(error) = runtime::publish_archived(&files, tip) {
+            tracing::error!("what is archived can't be served yet: {error}");
         }
         let runtime = runtime()?;
         let (stop, shutdown) = watch::channel(false);
-        let tip = tip.subscribe();
         let work = move || {
-            runtime.block_on(beside(announced.ok(), server, tip, shutdown));
+            runtime.block_on(server.run(shutdown));
             runtime.shutdown_background();
         };
         let thread = thread::Builder::new().name("serve".to_owned()).spawn(work);
@@ -169,19 +156,15 @@ impl Drop for Beside {
     }
 }
 
-async fn beside(
-    announced: Option<UnixListener>,
-    server: Option<Server>,
-    tip: TipReceiver,
-    mut shutdown: Shutdown,
-) {
-    if let Some(listener) = announced {
-        tokio::spawn(runtime::announce(listener, tip));
+/// Tells a `seawall serve` of its own how far this receiver is.
+pub(crate) async fn announce(archive: &Path, tip: &TipSender) -> ! {
+    match Run::open(archive).and_then(|run| run.listen(TIP_SOCKET)) {
+        Ok(listener) => runtime::announce(listener, tip.subscribe()).await,
+        Err(error) => {
+            tracing::warn!("a `seawall serve` of its own won't hear of this receiver: {error}");
+        }
     }
-    match server {
-        Some(server) => server.run(shutdown).await,
-        None => _ = shutdown.wait_for(|stop| *stop).await,
-    }
+    std::future::pending().await
 }
 
 fn say(report: &ServeReport<'_>) {

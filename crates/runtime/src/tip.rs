@@ -10,13 +10,14 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, SystemTime};
 
 use archive::{ArchiveError, Catalogue};
 use disk::Files;
 use pg_types::{Lsn, ServerVersion, TimelineId};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::Shutdown;
 
@@ -40,6 +41,10 @@ pub type TipReceiver = watch::Receiver<Option<Tip>>;
 
 /// A line has some fifty bytes.
 const MAX_LINE: usize = 256;
+/// So many processes are told; one serves.
+const MAX_LISTENERS: usize = 4;
+/// Telling takes no more.
+const STACK_BYTES: usize = 128 << 10;
 /// How often it is looked whether a receiver runs, and without one, whether WAL came.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -83,19 +88,33 @@ impl Tip {
     }
 }
 
-/// Tells whoever connects of the tip, for as long as it changes.
+/// Tells whoever connects of the tip, for as long as it changes: each by a thread of its own, so
+/// that telling costs the receiver nothing.
 pub async fn announce(listener: std::os::unix::net::UnixListener, tip: TipReceiver) {
     let listener = listener.set_nonblocking(true).and_then(|()| UnixListener::from_std(listener));
     let Ok(listener) = listener else { return };
+    let told = Arc::new(Semaphore::new(MAX_LISTENERS));
     loop {
-        let Ok((stream, _)) = listener.accept().await else {
+        let accepted = listener.accept().await.and_then(|(stream, _)| stream.into_std());
+        let Ok(stream) = accepted else {
             // Out of descriptors, say: whoever asks tries again, too.
             tokio::time::sleep(LOOK_INTERVAL).await;
             continue;
         };
+        let Ok(permit) = Arc::clone(&told).try_acquire_owned() else { continue };
         let tip = tip.clone();
-        tokio::spawn(async move { _ = tell(&stream, tip).await });
+        let work = move || {
+            _ = tell_alone(stream, tip);
+            drop(permit);
+        };
+        // Whoever isn't told asks again.
+        _ = thread::Builder::new().name("tip".to_owned()).stack_size(STACK_BYTES).spawn(work);
     }
+}
+
+fn tell_alone(stream: std::os::unix::net::UnixStream, tip: TipReceiver) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    runtime.block_on(async { tell(&UnixStream::from_std(stream)?, tip).await })
 }
 
 async fn tell(stream: &UnixStream, mut tip: TipReceiver) -> io::Result<()> {

@@ -32,6 +32,8 @@ const APPLICATION_NAME: &str = "seawall backup";
 const MAP_HAS_ALL_SINCE_MAJOR: u32 = 16;
 /// An expiry decides within seconds, in the largest archive.
 const EXPIRY_PATIENCE: Duration = Duration::from_secs(60);
+/// Who has just taken the lock may not have said yet who it is.
+const NAME_PATIENCE: Duration = Duration::from_millis(500);
 const EXPIRY_POLL: Duration = Duration::from_millis(20);
 /// Nothing is streamed on this connection.
 const TIMING: Timing = Timing::NONE;
@@ -136,7 +138,8 @@ async fn hold(archive: &Path, files: &dyn Files, holder: &str) -> Result<Held, F
     loop {
         match Backups::open(archive)?.hold(files, holder) {
             Err(BackupError::Locked { holder })
-                if holder.starts_with(expire::HOLDER) && began.elapsed() < EXPIRY_PATIENCE =>
+                if began.elapsed() < NAME_PATIENCE
+                    || holder.starts_with(expire::HOLDER) && began.elapsed() < EXPIRY_PATIENCE =>
             {
                 tokio::time::sleep(EXPIRY_POLL).await;
             }
