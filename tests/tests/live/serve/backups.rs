@@ -359,6 +359,29 @@ fn a_standbys_backup_seeds_servers_also_after_a_promotion() {
     receiver.stop();
 }
 
+/// What is stored compressed goes out as it was; an incremental one is nothing to begin with.
+#[test]
+fn a_compressed_backup_is_given_and_an_incremental_one_passed_over() {
+    let (primary, dir) = (server(18, 1, &["summarize_wal = on"]), scratch());
+    let archive = dir.path().join("archive");
+    let (mut receiver, port) = receive_and_serve(&primary, &archive);
+    work(&primary);
+    back_up(&primary, &archive, &["--compress", "zstd"]);
+    let rows = primary.sql(COUNT).must();
+    receiver.await_flush(&primary, work(&primary));
+    back_up(&primary, &archive, &["--incremental"]);
+    let mut server = Server::of_data_dir(primary.install(), &["fsync = off"], |data| {
+        copy(primary.install(), port, data, &["-X", "fetch", "--manifest-checksums=SHA256"]);
+        verify(primary.install(), data, &[]);
+        Ok(())
+    })
+    .must();
+    server.restart().must();
+    server.wait_until("the end of recovery", LIMIT, "NOT pg_is_in_recovery()").must();
+    assert_eq!(server.sql(COUNT).must(), rows);
+    receiver.stop();
+}
+
 #[test]
 fn a_damaged_backup_is_not_given_to_its_end() {
     let ((primary, space), dir) = (primary(18), scratch());
