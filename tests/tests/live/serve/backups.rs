@@ -352,7 +352,9 @@ fn a_standbys_backup_seeds_servers_also_after_a_promotion() {
     standby.promote().must();
     proxy.redirect(standby.port());
     receiver.await_streaming(&standby);
-    let mut new = copies.server(standby.install(), port, "streamed", &["-X", "stream", "-R"]);
+    // Not -X stream: where that stops within the new timeline's first segment, before the switch, no
+    // server goes on from there.
+    let mut new = copies.server(standby.install(), port, "followed", &["-X", "fetch", "-R"]);
     new.restart().must();
     await_replay(&new, work(&standby));
     assert_eq!(new.sql(COUNT).must(), standby.sql(COUNT).must());
