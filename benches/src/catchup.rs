@@ -57,7 +57,7 @@ pub fn bench(args: &[String]) -> Result<()> {
             (seawall(&work, pair)?, their)
         };
         let slot = slot(&work, &format!("sink{pair}"))?;
-        let sink = sink::drain(work.server.port(), &slot, work.start, bytes)?;
+        let (sink, _) = sink::drain(work.server.port(), Some(&slot), work.start, bytes)?;
         println!(
             "{pair:>4}  {:>9.2} {:>5.0} {:>7.2} | {:>15.2} {:>5.0} {:>7.2} | {sink:>7.2} | {:>5.2}x {:>4.2}",
             our.seconds,

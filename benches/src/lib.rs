@@ -6,11 +6,13 @@
 
 pub mod backup;
 pub mod catchup;
+pub mod compress;
 pub mod dump;
 pub mod measure;
 pub mod memory;
 pub mod restore_wal;
 pub mod scale;
+pub mod serve;
 pub mod sink;
 pub mod sync;
 pub mod verify;

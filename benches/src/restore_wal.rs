@@ -82,7 +82,7 @@ fn fill(major: u32, archive: &Path) -> Result<&'static str> {
 }
 
 /// Receives what the server has.
-fn receive(server: &Server, archive: &Path) -> Result<()> {
+pub(crate) fn receive(server: &Server, archive: &Path) -> Result<()> {
     let end = server.current_lsn()?;
     let mut command = Command::new(seawall_bin()?);
     command.args(["receive", "-q", "-n", "--no-slot", "-d", &server.conninfo(), "-E", &end, "-A"]);
@@ -136,7 +136,7 @@ fn start_up(archive: &Path, rounds: u64, dir: &Path) -> Result<f64> {
 }
 
 /// A program from start to end: milliseconds of the clock, and of the processors.
-fn timed(command: &mut Command) -> Result<(f64, f64)> {
+pub(crate) fn timed(command: &mut Command) -> Result<(f64, f64)> {
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let (cpu, started) = (children_cpu_ms()?, Instant::now());
     let status = command.status()?;

@@ -14,16 +14,21 @@ use pg_wire::startup::{Startup, StartupStep};
 /// Read at once: as much as the kernel gives.
 const READ_LEN: usize = 1 << 20;
 
-/// Streams from `start` with a slot, and throws away until so many bytes have come; gives the
-/// seconds that it took.
+/// Streams from `start`, and throws away until so many bytes have come; gives the seconds that it
+/// took, and the connection.
 ///
 /// # Errors
 /// If the server can't be reached, or ends the stream.
-pub fn drain(port: u16, slot: &SlotName, start: Lsn, bytes: u64) -> Result<f64> {
+pub fn drain(
+    port: u16,
+    slot: Option<&SlotName>,
+    start: Lsn,
+    bytes: u64,
+) -> Result<(f64, TcpStream)> {
     let began = Instant::now();
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;
     start_up(&mut stream, port)?;
-    let command = start_replication(Some(slot), start, TimelineId::FIRST);
+    let command = start_replication(slot, start, TimelineId::FIRST);
     stream.write_all(&frontend::query(&command)?)?;
     let mut buf = vec![0; READ_LEN];
     let mut left = bytes;
@@ -33,7 +38,7 @@ pub fn drain(port: u16, slot: &SlotName, start: Lsn, bytes: u64) -> Result<f64> 
             len => left = left.saturating_sub(len as u64),
         }
     }
-    Ok(began.elapsed().as_secs_f64())
+    Ok((began.elapsed().as_secs_f64(), stream))
 }
 
 fn start_up(stream: &mut TcpStream, port: u16) -> Result<()> {

@@ -2,11 +2,11 @@
 //! `mutants` and `sim` run at length.
 
 use disk::OpKind;
-use disk::sim::{Fault, FaultKind, OpClass, OpMatch, Times};
+use disk::sim::{Fault, FaultKind, Mutation, OpClass, OpMatch, Times};
 use sim::crash::mutants::{self, By};
 use sim::crash::{
-    AckRule, FaultCase, Plan, Setup, Violation, crash_points, disk_full, diverge, flip, flip_again,
-    io_fault, promote, publish, record_gap,
+    AckRule, FaultCase, Plan, Setup, Violation, compress, crash_points, disk_full, diverge, flip,
+    flip_again, io_fault, promote, publish, record_gap,
 };
 use sim::fleet::live;
 
@@ -78,6 +78,19 @@ fn a_promotion_can_be_crashed_anywhere() {
 fn a_gap_and_a_shipped_segment_can_be_crashed_anywhere() {
     let states: u64 = (0..3).map(|seed| hold(record_gap(seed)) + hold(publish(seed))).sum();
     assert!(states > 50, "{states}");
+}
+
+#[test]
+fn a_compression_can_be_crashed_anywhere() {
+    let states: u64 = (0..3).map(|seed| hold(compress(seed, &[]))).sum();
+    assert!(states > 100, "{states}");
+    // None of its syncs is there for nothing.
+    for (class, path) in
+        [(OpClass::Kind(OpKind::SyncAll), "*compress.tmp"), (OpClass::Kind(OpKind::SyncDir), "wal")]
+    {
+        let forgets = [Mutation::DropSync { class, path: path.to_owned() }];
+        assert!((0..6).any(|seed| compress(seed, &forgets).is_err()), "{path} needn't be synced");
+    }
 }
 
 #[test]

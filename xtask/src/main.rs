@@ -43,7 +43,8 @@ cargo xtask crashpoints|iofaults|mutants|sim [--seed FIRST] [--count N]
 
 cargo xtask bench NAME [ARGS...]
     seawall beside pg_receivewal: catchup, sync, memory; beside pg_waldump: dump, stats,
-    verify; beside pg_basebackup: backup; beside cp: restore-wal; among a million segments: scale.
+    verify; beside pg_basebackup: backup; beside cp: restore-wal; beside a cascading standby:
+    serve; among a million segments: scale.
 ";
 
 fn main() -> ExitCode {

@@ -7,16 +7,18 @@ use anyhow::{Context, Result, bail};
 
 type Bench = fn(&[String]) -> Result<()>;
 
-const BENCHES: [(&str, Bench); 9] = [
+const BENCHES: [(&str, Bench); 11] = [
     ("catchup", benches::catchup::bench),
     ("sync", benches::sync::bench),
     ("memory", benches::memory::bench),
     ("backup", benches::backup::bench),
+    ("compress", benches::compress::bench),
     ("dump", benches::dump::dump),
     ("stats", benches::dump::stats),
     ("restore-wal", benches::restore_wal::bench),
     ("verify", benches::verify::bench),
     ("scale", benches::scale::bench),
+    ("serve", benches::serve::bench),
 ];
 
 fn main() -> Result<()> {

@@ -15,8 +15,12 @@ use pg_types::{Lsn, Positions};
 use runtime::Progress;
 use serde_json::{Value, json};
 
-/// The socket's name in `run/`.
+/// The receiver's socket in `run/`.
 const SOCKET: &str = "receiver.sock";
+/// That of whoever serves the archive.
+pub(crate) const SERVER_SOCKET: &str = "server.sock";
+/// Where a receiver tells a `seawall serve` how far it is.
+pub(crate) const TIP_SOCKET: &str = "tip.sock";
 /// Whoever asks takes the answer within this, or doesn't get it.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// The answer has some hundred bytes.
@@ -167,27 +171,34 @@ impl Board {
         })
     }
 
-    /// Answers on the archive's socket for as long as the process lives; the archive's lock is
-    /// held, so that a socket that is there is a dead one's. Without a socket, receiving goes on.
+    /// Has whoever asks find this receiver.
     pub(crate) fn serve(&self, archive: &Path) -> io::Result<()> {
-        let run = Run::open(archive)?;
-        _ = fs::remove_file(run.socket());
-        let listener = UnixListener::bind(run.socket())?;
         let board = self.clone();
-        let serve = move || {
-            for client in listener.incoming() {
-                // Whoever doesn't take it asked for nothing.
-                _ = client.and_then(|client| board.answer(client));
-            }
-        };
-        thread::Builder::new().name("status".to_owned()).stack_size(STACK_BYTES).spawn(serve)?;
-        Ok(())
+        publish(archive, SOCKET, move || board.as_json())
     }
+}
 
-    fn answer(&self, mut client: UnixStream) -> io::Result<()> {
-        client.set_write_timeout(Some(PATIENCE))?;
-        client.write_all(format!("{}\n", self.as_json()).as_bytes())
-    }
+/// Answers on one of the archive's sockets for as long as the process lives. Its lock is held, so
+/// that a socket that is there is a dead one's. Whoever can't do it goes on without.
+pub(crate) fn publish(
+    archive: &Path,
+    name: &str,
+    answer: impl Fn() -> Value + Send + 'static,
+) -> io::Result<()> {
+    let listener = Run::open(archive)?.listen(name)?;
+    let serve = move || {
+        for client in listener.incoming() {
+            // Whoever doesn't take it asked for nothing.
+            _ = client.and_then(|client| give(client, &answer()));
+        }
+    };
+    thread::Builder::new().name("status".to_owned()).stack_size(STACK_BYTES).spawn(serve)?;
+    Ok(())
+}
+
+fn give(mut client: UnixStream, answer: &Value) -> io::Result<()> {
+    client.set_write_timeout(Some(PATIENCE))?;
+    client.write_all(format!("{answer}\n").as_bytes())
 }
 
 fn durable(positions: &Positions) -> Lsn {
@@ -204,7 +215,12 @@ fn text(at: Timestamp) -> String {
 /// # Errors
 /// If one may be running, and doesn't answer.
 pub(crate) fn ask(archive: &Path) -> io::Result<Option<Value>> {
-    let connected = Run::open(archive).and_then(|run| UnixStream::connect(run.socket()));
+    ask_on(archive, SOCKET)
+}
+
+/// Asks whoever has this socket.
+pub(crate) fn ask_on(archive: &Path, name: &str) -> io::Result<Option<Value>> {
+    let connected = Run::open(archive).and_then(|run| UnixStream::connect(run.path(name)));
     let client = match connected {
         Ok(client) => client,
         Err(error) => {
@@ -221,14 +237,21 @@ pub(crate) fn ask(archive: &Path) -> io::Result<Option<Value>> {
 
 /// The directory `run/`, open: a socket's whole path has 107 bytes at most, and an archive's path
 /// may have more.
-struct Run(fs::File);
+pub(crate) struct Run(fs::File);
 
 impl Run {
-    fn open(archive: &Path) -> io::Result<Self> {
+    pub(crate) fn open(archive: &Path) -> io::Result<Self> {
         fs::File::open(archive.join(archive::Layout::RUN)).map(Self)
     }
 
-    fn socket(&self) -> PathBuf {
-        PathBuf::from(format!("/proc/self/fd/{}", self.0.as_raw_fd())).join(SOCKET)
+    /// Good for as long as this lives.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}", self.0.as_raw_fd())).join(name)
+    }
+
+    /// Listens under this name.
+    pub(crate) fn listen(&self, name: &str) -> io::Result<UnixListener> {
+        _ = fs::remove_file(self.path(name));
+        UnixListener::bind(self.path(name))
     }
 }

@@ -107,7 +107,7 @@ impl From<ArchiveError> for Failure {
             | ArchiveError::OddSize { .. }
             | ArchiveError::Damaged { .. }
             | ArchiveError::Changing => Exit::Failed,
-            ArchiveError::Locked { .. } => Exit::InUse,
+            ArchiveError::Locked { .. } | ArchiveError::Served { .. } => Exit::InUse,
             ArchiveError::LeftTimeline { .. }
             | ArchiveError::OtherHistory { .. }
             | ArchiveError::Differs { .. } => Exit::Diverged,

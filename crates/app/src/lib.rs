@@ -12,6 +12,7 @@ mod backup;
 mod board;
 mod check;
 mod cli;
+mod compress;
 mod connect;
 mod expire;
 mod failure;
@@ -24,11 +25,14 @@ mod observer;
 mod receive;
 mod restore;
 mod restore_wal;
+mod serve;
+mod serve_backup;
 mod service;
 mod slot;
 mod status;
 mod terminal;
 mod timelines;
+mod user;
 mod verify;
 
 pub use cli::Cli;
@@ -55,6 +59,8 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
         cli::Command::Find(args) => find::run(&args),
         cli::Command::Gaps(args) => gaps::run(&args),
         cli::Command::Status(args) => status::run(&args),
+        cli::Command::Serve(args) => serve::run(&args),
+        cli::Command::User(args) => user::run(&args),
         cli::Command::Slot(args) => slot::run(&args),
         cli::Command::Waldump(args) => return Ok(dump(args.args)),
     };

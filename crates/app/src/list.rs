@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use archive::{Catalogue, Survey, TimelineOverview};
-use backup::{Backups, Broken, Description, Window};
+use backup::{BackupError, Backups, Broken, Description, Window, chain};
 use disk::RealFiles;
 use pg_types::{Branch, TimelineId};
 use serde_json::{Value, json};
@@ -86,9 +86,18 @@ impl Listed {
         Ok(Self { backups, broken, timelines: catalogue.overview(&survey)? })
     }
 
+    /// What an incremental backup lacks.
+    fn missing_link(&self, backup: &Description) -> Option<BackupError> {
+        let all: Vec<Description> = self.backups.iter().map(|(backup, _)| backup.clone()).collect();
+        chain(&all, backup).err()
+    }
+
     fn as_json(&self) -> Value {
         let backups = self.backups.iter().map(|(backup, windows)| {
             let mut value = backup_as_json(backup);
+            if let Some(error) = self.missing_link(backup) {
+                value["unusable"] = error.to_string().into();
+            }
             value["windows"] = windows.iter().map(window_as_json).collect();
             value
         });
@@ -120,6 +129,13 @@ impl Listed {
                 backup.ended,
                 if backup.damage.is_empty() { "" } else { "; DAMAGED on the server" }
             );
+            match (backup.parent(), &self.missing_link(backup)) {
+                (Some(_), Some(error)) => _ = writeln!(text, "    UNUSABLE: {error}"),
+                (Some(parent), None) => {
+                    _ = writeln!(text, "    incremental: what changed since {parent}");
+                }
+                (None, _) => {}
+            }
             for window in windows {
                 _ = writeln!(text, "    {}", window_as_text(window));
             }

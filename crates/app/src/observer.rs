@@ -3,6 +3,7 @@
 
 use std::io::{self, Write};
 use std::path::Path;
+use std::sync::mpsc::Sender;
 use std::time::Instant;
 
 use archive::{Event, Gap};
@@ -14,6 +15,7 @@ use tracing::Level;
 use tracing_appender::non_blocking::{NonBlocking, WorkerGuard};
 
 use crate::board::{Board, Slot};
+use crate::compress::Sealed;
 use crate::log::{self, CLEAR_LINE, Log, beside};
 use crate::service;
 
@@ -49,16 +51,24 @@ pub(crate) struct Talk {
     /// When, and how far it was, a second ago or so.
     last: Option<(Instant, Lsn)>,
     rate_bytes: f64,
+    /// Who compresses what is sealed.
+    compressing: Option<Sender<Sealed>>,
 }
 
 impl Talk {
+    /// Tells this one of each segment that is sealed.
+    pub(crate) fn compressing(self, sealed: Sender<Sealed>) -> Self {
+        Self { compressing: Some(sealed), ..self }
+    }
+
     pub(crate) fn new(archive: &Path, server: String, board: Board, json: bool, log: &Log) -> Self {
         let segment_names = archive::Layout { segment_size: pg_types::SegmentSize::DEFAULT };
         let archive = archive.display().to_string();
         let events = json.then(|| beside(io::stdout()));
         let events = events.map(|(stdout, worker)| Events { stdout, lost: 0, _worker: worker });
         let line = log.line();
-        Self { segment_names, archive, server, board, events, line, last: None, rate_bytes: 0.0 }
+        let (last, rate_bytes, compressing) = (None, 0.0, None);
+        Self { segment_names, archive, server, board, events, line, last, rate_bytes, compressing }
     }
 
     /// The last word.
@@ -95,6 +105,10 @@ impl Talk {
     fn archive_event(&mut self, event: &Event) {
         match event {
             Event::Sealed(timeline, number) => {
+                if let Some(compressing) = &self.compressing {
+                    // If it has ended, it has said so.
+                    _ = compressing.send((*timeline, *number));
+                }
                 let name = self.segment_name(*timeline, *number);
                 let text = format!("sealed {name}");
                 self.tell(Level::DEBUG, &json!({"event": "sealed", "segment": name}), &text);

@@ -12,7 +12,7 @@ use tokio::sync::{Notify, watch};
 use crate::board::Board;
 use crate::cli::ReceiveArgs;
 use crate::observer::Talk;
-use crate::{Failure, connect, log, service, terminal};
+use crate::{Failure, compress, connect, log, serve, service, terminal};
 
 /// The name that `synchronous_standby_names` knows a receiver by unless told otherwise.
 pub(crate) const APPLICATION_NAME: &str = "seawall";
@@ -38,9 +38,19 @@ pub(crate) fn run(args: &ReceiveArgs) -> Result<(), Failure> {
     if let Err(error) = board.serve(&args.archive) {
         tracing::warn!("`seawall status` won't find this receiver: {error}");
     }
+    let beside = match args.serve.is_empty() {
+        true => None,
+        false => {
+            let serve = serve::plan(&args.archive, &args.serve, &args.serving)?;
+            Some(serve::Beside::start(&args.archive, serve, &what.tip)?)
+        }
+    };
     service::ready();
     let server = what.settings.endpoint().to_string();
     let mut talk = Talk::new(&args.archive, server, board, args.json, &log);
+    if let Some(method) = args.compress {
+        talk = talk.compressing(compress::start(&args.archive, method));
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -54,12 +64,14 @@ pub(crate) fn run(args: &ReceiveArgs) -> Result<(), Failure> {
         let ended = tokio::select! {
             ended = runtime::receive(&what, &claim, &mut disk, &woken, shutdown, &mut talk) => ended,
             never = service::pat_watchdog() => never,
+            never = serve::announce(&args.archive, &what.tip) => never,
         };
         signals.abort();
         ended.map_err(Failure::from)
     });
     // What the disk still does isn't waited for: it isn't acknowledged either.
     runtime.shutdown_background();
+    drop(beside);
     match result? {
         Ended::AtEndPosition(lsn) => talk.ended(&format!("reached {lsn}")),
         Ended::Stopped(_) => talk.ended("stopped"),
@@ -80,6 +92,7 @@ fn plan(args: &ReceiveArgs) -> Result<Receive, Failure> {
         reconnect: !args.no_loop,
         status_interval: args.status_interval,
         writer: Options { sync: !args.no_sync, ..Options::default() },
+        tip: runtime::TipSender::new(None),
     })
 }
 

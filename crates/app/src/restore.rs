@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use archive::{Catalogue, Survey};
 use backup::{
-    BackupError, Backups, Chosen, Description, Destination, Recovery, Standby, Target, choose,
-    quote_shell, restore,
+    BackupError, Backups, Chosen, Description, Destination, Link, Recovery, Standby, Target, chain,
+    choose, quote_shell, restore,
 };
 use disk::RealFiles;
 use jiff::Timestamp;
@@ -31,7 +31,7 @@ pub(crate) fn run(args: &RestoreArgs) -> Result<(), Failure> {
     let catalogue = Catalogue::open(Arc::new(RealFiles::new(args.archive.clone())));
     let catalogue = catalogue.map_err(|error| about(error.into()))?;
     let backups = Backups::open(&args.archive)?;
-    let candidates = candidates(&backups, args.backup.as_deref())?;
+    let (all, candidates) = candidates(&backups, args.backup.as_deref())?;
     let target = target(&args.target)?;
     let inclusive = !args.target.target_exclusive;
     let (chosen, newest) = steady(|| {
@@ -52,28 +52,50 @@ pub(crate) fn run(args: &RestoreArgs) -> Result<(), Failure> {
         );
     }
     let recovery = recovery(args, &chosen, target, newest)?;
-    write(args, &backups, &chosen, &destination, &recovery)
+    let mut links = Vec::new();
+    for description in chain(&all, chosen.backup)? {
+        let directory = backups.directory(&description.id)?;
+        links.push(Link { directory, description });
+    }
+    write(args, &backups, &links, &destination, &recovery)
 }
 
-/// The backups that may be restored.
-fn candidates(backups: &Backups, wanted: Option<&str>) -> Result<Vec<Description>, Failure> {
-    let (mut all, broken) = backups.list()?;
+/// The backups that there are, and those that may be restored.
+fn candidates(
+    backups: &Backups,
+    wanted: Option<&str>,
+) -> Result<(Vec<Description>, Vec<Description>), Failure> {
+    let (everything, broken) = backups.list()?;
+    let mut all = everything.clone();
     if let Some(id) = wanted {
         if let Some(broken) = broken.into_iter().find(|broken| broken.id == id) {
             return Err(broken.error.into());
         }
         all.retain(|backup| backup.id == id);
-        if all.is_empty() {
+        let Some(backup) = all.first() else {
             return Err(BackupError::NoBackup { id: id.to_owned() }.into());
-        }
+        };
+        chain(&everything, backup)?;
     } else {
         for broken in broken {
             tracing::warn!("{}", broken.error);
         }
         // One that the server found damaged is taken only by name.
         all.retain(|backup| backup.damage.is_empty());
+        let mut missing = None;
+        all.retain(|backup| match chain(&everything, backup) {
+            Ok(_) => true,
+            Err(error) => {
+                tracing::warn!("{error}");
+                missing = Some(error);
+                false
+            }
+        });
+        if let Some(error) = missing.filter(|_| all.is_empty()) {
+            return Err(error.into());
+        }
     }
-    Ok(all)
+    Ok((everything, all))
 }
 
 fn target(args: &TargetArgs) -> Result<Target, Failure> {
@@ -213,8 +235,12 @@ fn tell(chosen: &Chosen<'_>) {
         Some(found) => format!("recovery will stop at {}", found.lsn),
         None => format!("WAL is archived up to {}", window.to),
     };
+    let after = match backup.parent() {
+        Some(parent) => format!(", which follows {parent}"),
+        None => String::new(),
+    };
     tracing::info!(
-        "restoring the backup {} of {}; on timeline {} {stops}",
+        "restoring the backup {} of {}{after}; on timeline {} {stops}",
         backup.id,
         backup.started,
         window.timeline
@@ -224,23 +250,24 @@ fn tell(chosen: &Chosen<'_>) {
 fn write(
     args: &RestoreArgs,
     backups: &Backups,
-    chosen: &Chosen<'_>,
+    chain: &[Link],
     destination: &Destination,
     recovery: &Recovery,
 ) -> Result<(), Failure> {
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let threads = args.jobs.unwrap_or(processors.max(FEWEST_JOBS)).clamp(1, MAX_JOBS);
-    let directory = backups.directory(&chosen.backup.id)?;
-    // As long as it is read it isn't expired; it may have been before.
-    let _reading = directory.lock_shared().map_err(BackupError::from)?;
-    if !backups.list()?.0.iter().any(|backup| backup.id == chosen.backup.id) {
-        return Err(BackupError::NoBackup { id: chosen.backup.id.clone() }.into());
+    // As long as they are read they aren't expired; they may have been before.
+    let reading = chain.iter().map(|link| link.directory.lock_shared());
+    let _reading = reading.collect::<Result<Vec<_>, _>>().map_err(BackupError::from)?;
+    let (there, _) = backups.list()?;
+    if let Some(gone) = chain.iter().find(|link| !there.contains(&link.description)) {
+        return Err(BackupError::NoBackup { id: gone.description.id.clone() }.into());
     }
     let unfinished = |error: BackupError| {
         let what = format!("{} isn't a cluster, and no server starts there", args.pgdata.display());
         Failure::from(error).of(&what)
     };
-    let restored = restore(&directory, chosen.backup, destination, threads).map_err(unfinished)?;
+    let restored = restore(chain, destination, threads).map_err(unfinished)?;
     for aside in &restored.aside {
         tracing::info!("what was there is {} now", aside.display());
     }

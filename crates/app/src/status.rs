@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::cli::StatusArgs;
 use crate::failure::steady;
 use crate::observer::size;
-use crate::{Failure, board, list, restore, timelines};
+use crate::{Failure, board, list, restore, serve, timelines};
 
 /// Back to the top, and clear what is there.
 const CLEAR_SCREEN: &str = "\x1b[H\x1b[J";
@@ -43,6 +43,8 @@ struct Status {
     system: String,
     major: u32,
     receiver: Option<Value>,
+    /// What whoever serves the archive says.
+    server: Option<Value>,
     timelines: Vec<TimelineOverview>,
     /// What can be recovered from the backups here.
     windows: Vec<Window>,
@@ -60,6 +62,9 @@ impl Status {
         let receiver = board::ask(&args.archive).map_err(|error| {
             Failure::failed(format!("the receiver of {shown} doesn't answer: {error}"))
         })?;
+        let server = serve::ask(&args.archive).map_err(|error| {
+            Failure::failed(format!("the server of {shown} doesn't answer: {error}"))
+        })?;
         let survey = catalogue.survey().map_err(|error| about(error.into()))?;
         let identity = catalogue.identity();
         let path = std::path::absolute(&args.archive).unwrap_or_else(|_| args.archive.clone());
@@ -68,6 +73,7 @@ impl Status {
             system: identity.system_id.to_string(),
             major: identity.server_major,
             receiver,
+            server,
             timelines: catalogue.overview(&survey).map_err(about)?,
             windows: list::widest_windows(&catalogue, &survey, &args.archive)?,
             missing: catalogue.missing(&survey).map_err(about)?,
@@ -89,6 +95,7 @@ impl Status {
             "server_major": self.major,
             "running": self.receiver.is_some(),
             "receiver": self.receiver,
+            "server": self.server,
             "timelines": timelines.collect::<Vec<_>>(),
             "recoverable": self.windows.iter().map(list::window_as_json).collect::<Vec<_>>(),
             "missing": missing.collect::<Vec<_>>(),
@@ -108,6 +115,9 @@ impl Status {
         match &self.receiver {
             Some(receiver) => describe(&mut text, receiver),
             None => text.push_str("receiver    none is running\n"),
+        }
+        if let Some(server) = &self.server {
+            serve::describe(&mut text, server);
         }
         text += &timelines::as_text(&self.timelines);
         if self.missing.is_empty() {

@@ -145,7 +145,7 @@ impl Archive {
         let forms = [WalFileKind::Segment, WalFileKind::Partial];
         let mut source = None;
         for path in forms.map(|kind| self.path(old.timeline(), number, kind)) {
-            if source.is_none() && self.files.len(&path)?.is_some() {
+            if source.is_none() && self.len_of(&path)?.is_some() {
                 source = Some(path);
             }
         }
@@ -158,7 +158,7 @@ impl Archive {
             return Ok(None);
         }
         let temporary = self.layout.copied(next.timeline, number);
-        self.files.copy(&source, &temporary, proved.saturating_since(start))?;
+        self.copy_wal(&source, &temporary, proved.saturating_since(start))?;
         self.files.sync_file(&temporary)?;
         self.files.rename(&temporary, &self.layout.partial(next.timeline, number))?;
         self.files.sync_dir(Path::new(Layout::WAL))?;

@@ -69,7 +69,7 @@ impl Catalogue {
         let mut found = None;
         for kind in [WalFileKind::Segment, WalFileKind::Partial] {
             let path = self.path(timeline, number, kind);
-            if found.is_none() && self.files.len(&path)?.is_some() {
+            if found.is_none() && self.len_of(&path)?.is_some() {
                 found = Some(path);
             }
         }
@@ -82,7 +82,7 @@ impl Catalogue {
             timeline,
             from,
             until,
-            stored: self.files.open_read(&path, Access::Direct)?,
+            stored: self.open_wal(&path, Access::Direct)?.0,
             start,
             chunk: AlignedBuf::zeroed(CHUNK_BYTES),
             chunk_at: None,

@@ -210,15 +210,6 @@ pub enum ArchiveError {
         /// What isn't understood.
         found: PathBuf,
     },
-    /// A compressed segment.
-    #[error(
-        "{} is compressed, and this version of seawall keeps plain segments only: nothing was \
-         touched; decompress it (gunzip, lz4 -d), and try again", path.display()
-    )]
-    Compressed {
-        /// The first one.
-        path: PathBuf,
-    },
     /// A directory without a segment that says whose it is.
     #[error(
         "there is no WAL in the directory that says whose it is: `seawall receive` begins anew"

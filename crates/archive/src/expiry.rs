@@ -150,7 +150,9 @@ impl Catalogue {
         for (timeline, segments) in survey.leftovers() {
             for (number, form) in segments.iter() {
                 for kind in form.kinds() {
-                    gone(self.files.remove(&self.path(timeline, number, *kind)))?;
+                    for path in self.files_of(&self.path(timeline, number, *kind))? {
+                        gone(self.files.remove(&path))?;
+                    }
                 }
                 count += 1;
                 removed(count);

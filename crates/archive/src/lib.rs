@@ -4,7 +4,8 @@
 //! gets there; bytes are written and synced; once all of them are durable and every record that
 //! *ends* in it is proved it is **sealed**, by renaming it to `X`, in the order of the segments;
 //! once the record that runs over its end is proved too it is **settled**, and its entry goes into
-//! the index.
+//! the index. A settled one may be compressed, into `X.zst`, `X.lz4` or `X.gz`, which then stands
+//! for it everywhere.
 //!
 //! Which syncs that takes is no guess: `sim::crash::mutants` leaves out each of them in turn, and
 //! a simulated loss of power shows what is lost then.
@@ -23,6 +24,8 @@ mod adopt;
 mod branch;
 mod catalogue;
 mod comparison;
+mod compress;
+mod end;
 mod error;
 mod expiry;
 mod find;
@@ -31,6 +34,7 @@ mod gap;
 mod index;
 mod layout;
 mod open;
+mod packed;
 mod prove;
 mod publish;
 mod reader;
@@ -40,10 +44,13 @@ mod survey;
 mod verify;
 mod writer;
 
+/// How a segment is compressed.
+pub use ::compression::Method;
 pub use absence::Absence;
 pub use adopt::{Adopted, adopt};
 pub use catalogue::{Catalogue, Missing, TimelineOverview};
 pub use comparison::{Comparison, Likeness};
+pub use compress::Compressed;
 pub use error::ArchiveError;
 pub use expiry::{Bounds, Expired, Hold};
 pub use find::{Found, FoundKind, Search, Target};

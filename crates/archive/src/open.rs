@@ -141,9 +141,8 @@ impl Archive {
         let Some(Stretch { timeline, .. }) = branch.stretch_of(number, size) else {
             return Ok(None);
         };
-        let (sealed, partial) =
-            (self.layout.segment(timeline, number), self.layout.partial(timeline, number));
-        if self.files.len(&sealed)?.is_none() {
+        let sealed = self.layout.segment(timeline, number);
+        if self.len_of(&sealed)?.is_none() {
             return Ok(None);
         }
         let survey = self.survey()?;
@@ -156,27 +155,28 @@ impl Archive {
         });
         for (timeline, later, form) in later {
             for kind in form.kinds().iter().rev() {
-                let path = self.path(timeline, later, *kind);
-                let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-                let aside = format!("{name}.unproved-at-{}", file_lsn(proved));
-                if self.quarantine(&path, &aside)?.is_none() {
-                    self.files.remove(&path)?;
+                for path in self.files_of(&self.path(timeline, later, *kind))? {
+                    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+                    let aside = format!("{name}.unproved-at-{}", file_lsn(proved));
+                    if self.quarantine(&path, &aside)?.is_none() {
+                        self.files.remove(&path)?;
+                    }
+                    self.files.sync_dir(Path::new(Layout::WAL))?;
                 }
-                self.files.sync_dir(Path::new(Layout::WAL))?;
             }
         }
         let evidence = self.evidence(&sealed, proved)?;
         // No sync: with either name `resume` goes on, or comes here again.
-        self.files.rename(&sealed, &partial)?;
+        self.unseal(timeline, number, proved.saturating_since(number.start(size)))?;
         Ok(Some(Withdrawn { segment: sealed, evidence }))
     }
 
     /// Copies a file to quarantine, if there is room and no copy of this cause is there yet.
     fn evidence(&self, path: &Path, at: Lsn) -> Result<Option<PathBuf>, DiskError> {
         let Some(name) = path.file_name().and_then(|name| name.to_str()) else { return Ok(None) };
-        let len = self.files.len(path)?.unwrap_or(0);
+        let len = self.len_of(path)?.unwrap_or(0);
         let name = format!("{name}.unproved-at-{}", file_lsn(at));
-        self.put_aside(&name, |temporary| self.files.copy(path, temporary, len))
+        self.put_aside(&name, |temporary| self.copy_wal(path, temporary, len))
     }
 
     /// Makes a file in quarantine, durably, if there is room and none of this name is there yet.

@@ -48,7 +48,11 @@ impl Catalogue {
         while let Some(previous) = from.previous() {
             let Some(path) = self.whole_segment(branch, previous)? else { break };
             from = previous;
-            let starts_a_record = self.starts_a_record(&path)?;
+            // What doesn't unpack is said below.
+            let starts_a_record = match self.starts_a_record(&path) {
+                Err(error) if error.kind() == ErrorKind::Corrupt => true,
+                starts => starts?,
+            };
             before.push(path);
             if starts_a_record {
                 break;
@@ -57,7 +61,11 @@ impl Catalogue {
         let timeline = branch.timeline();
         let mut primed = self.unprimed(timeline, from.start(size));
         for path in before.iter().rev() {
-            if let Some(error) = self.feed(path, &mut primed)? {
+            let error = match self.feed(path, &mut primed) {
+                Err(error) if error.kind() == ErrorKind::Corrupt => Some(error.to_string()),
+                ended => ended?.map(|error| error.to_string()),
+            };
+            if let Some(error) = error {
                 let unprimed = self.unprimed(timeline, number.start(size));
                 let note = format!(
                     "{} is damaged: {error}; the record that runs over its end can't be proved",
@@ -81,7 +89,7 @@ impl Catalogue {
         let size = self.layout.segment_size;
         let Some(stretch) = branch.stretch_of(number, size) else { return Ok(None) };
         let path = self.layout.segment(stretch.timeline, number);
-        Ok((self.files.len(&path)? == Some(size.bytes())).then_some(path))
+        Ok((self.len_of(&path)? == Some(size.bytes())).then_some(path))
     }
 
     /// A validator at the start of the segment of `at` that knows nothing before it.
@@ -94,7 +102,7 @@ impl Catalogue {
     /// Whether any record begins in a whole segment, by its first page's header.
     fn starts_a_record(&self, path: &Path) -> Result<bool, DiskError> {
         let mut block = AlignedBuf::zeroed(disk::BLOCK);
-        let file = self.files.open_read(path, Access::Direct)?;
+        let (file, _) = self.open_wal(path, Access::Direct)?;
         let len = file.read_at(0, &mut block, disk::BLOCK)?;
         let header = block.get(..len).and_then(PageHeader::read);
         let Some(header) = header else { return Ok(true) };
@@ -124,10 +132,10 @@ impl Catalogue {
         visitor: &mut impl Visitor,
     ) -> Result<Option<DecodeError>, DiskError> {
         let partial = path.extension().is_some_and(|extension| extension == "partial");
-        let file = match self.files.open_read(path, Access::Direct) {
+        let (file, _) = match self.open_wal(path, Access::Direct) {
             // It has got its final name since it was looked at.
             Err(error) if partial && error.kind() == ErrorKind::NotFound => {
-                self.files.open_read(&path.with_extension(""), Access::Direct)?
+                self.open_wal(&path.with_extension(""), Access::Direct)?
             }
             file => file?,
         };
@@ -146,22 +154,8 @@ impl Catalogue {
         other: &Path,
         len: u64,
     ) -> Result<Option<u64>, DiskError> {
-        let files = [one, other].map(|path| self.files.open_read(path, Access::Direct));
-        let [one, other] = files;
-        let (one, other) = (one?, other?);
-        let mut bufs = [AlignedBuf::zeroed(READ_LEN), AlignedBuf::zeroed(READ_LEN)];
-        let mut offset = 0;
-        while offset < len {
-            let [a, b] = &mut bufs;
-            let got = one.read_at(offset, a, READ_LEN)?.min(other.read_at(offset, b, READ_LEN)?);
-            let wanted = usize::try_from(len - offset).unwrap_or(usize::MAX).min(READ_LEN);
-            let pairs = a.iter().zip(b.iter()).take(got.min(wanted));
-            let same = pairs.take_while(|(a, b)| a == b).count();
-            if same < wanted {
-                return Ok(Some(offset + same as u64));
-            }
-            offset += wanted as u64;
-        }
-        Ok(None)
+        let (one, _) = self.open_wal(one, Access::Direct)?;
+        let (other, _) = self.open_wal(other, Access::Direct)?;
+        self.first_difference(&*one, &*other, len)
     }
 }

@@ -74,10 +74,17 @@ impl Catalogue {
     /// Gives a file that holds its name.
     pub(crate) fn place(&self, staged: &Path, path: &Path) -> Result<Published, ArchiveError> {
         self.files.sync_file(staged)?;
-        let published = match self.files.rename(staged, path) {
+        let renamed = match self.packed_of(path)? {
+            // Compressed: just as well there.
+            Some((packed, _)) => {
+                Err(DiskError::new("rename", &packed, ErrorKind::Exists, "it is there"))
+            }
+            None => self.files.rename(staged, path),
+        };
+        let published = match renamed {
             Ok(()) => Published::New,
             Err(error) if error.kind() == ErrorKind::Exists => {
-                let lens = [self.files.len(staged)?, self.files.len(path)?];
+                let lens = [self.files.len(staged)?, self.len_of(path)?];
                 let len = lens[0].unwrap_or(0);
                 if lens[0] != lens[1] || self.difference(staged, path, len)?.is_some() {
                     return Err(self.differs(staged, path)?);
@@ -132,7 +139,7 @@ impl Catalogue {
             (self.layout.segment(timeline, number), self.layout.partial(timeline, number));
         let shipped = self.proved_in(staged, timeline, number)?;
         let start = number.start(self.layout.segment_size);
-        let ours = if self.files.len(&sealed)?.is_some() { &sealed } else { &partial };
+        let ours = if self.len_of(&sealed)?.is_some() { &sealed } else { &partial };
         if self.files.len(ours)?.is_none() {
             return self.place(staged, &partial);
         }
@@ -143,7 +150,9 @@ impl Catalogue {
         }
         if shipped <= archived {
             self.files.remove(staged)?;
-            self.files.sync_file(ours)?;
+            for path in self.files_of(ours)? {
+                self.files.sync_file(&path)?;
+            }
             self.files.sync_dir(Path::new(Layout::WAL))?;
             return Ok(Published::Already);
         }
@@ -179,5 +188,20 @@ impl Catalogue {
         self.files.rename(path, &to)?;
         self.files.sync_dir(dir)?;
         Ok(Some(to))
+    }
+
+    /// Moves a file that can't stay out of the way, whether or not quarantine has room.
+    pub(crate) fn aside(&self, path: &Path, why: &str) -> Result<String, DiskError> {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or("unknown");
+        let moved = self.quarantine(path, &format!("{name}.{why}"))?;
+        match moved {
+            Some(to) => Ok(format!("{} was moved aside to {}", path.display(), to.display())),
+            None => {
+                let to = Path::new(Layout::QUARANTINE).join(format!("{name}.{why}.last"));
+                self.files.replace(path, &to)?;
+                self.files.sync_dir(Path::new(Layout::QUARANTINE))?;
+                Ok(format!("{} was moved aside to {}", path.display(), to.display()))
+            }
+        }
     }
 }

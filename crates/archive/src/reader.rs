@@ -2,7 +2,7 @@
 //!
 //! [`open_segment`](Catalogue::open_segment) gives a sealed segment,
 //! [`open_partial`](Catalogue::open_partial) an unfinished one up to the end of what is proved in
-//! it. Whoever passes the bytes on has them proved as they pass, by a [`Proof`]: a file that was
+//! it; a compressed file stands for its segment. Whoever passes the bytes on has them proved as they pass, by a [`Proof`]: a file that was
 //! whole when it was sealed may have been damaged since.
 //!
 //! Of one segment alone everything can be proved but the record that runs into it. That one begins
@@ -35,7 +35,17 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Its file, relative to the archive.
+    pub(crate) fn new(
+        file: Box<dyn ReadAt>,
+        path: PathBuf,
+        timeline: TimelineId,
+        number: SegmentNumber,
+    ) -> Result<Self, DiskError> {
+        let len = file.len()?;
+        Ok(Self { file, path, timeline, number, len })
+    }
+
+    /// Its file, relative to the archive; a compressed one has its method's ending.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -132,6 +142,11 @@ impl Proof {
             .map_err(|error| ArchiveError::Damaged { path: self.path.clone(), error })
     }
 
+    /// What has seen the segment so far.
+    pub(crate) fn into_validator(self) -> Validator {
+        self.validator
+    }
+
     /// The segment that would have to be archived for the record that runs into this one to be
     /// proved; `None` if all is.
     #[must_use]
@@ -151,7 +166,7 @@ impl Catalogue {
         number: SegmentNumber,
     ) -> Result<Option<Reader>, ArchiveError> {
         let path = self.layout.segment(timeline, number);
-        let Some(reader) = self.reader(path, timeline, number)? else { return Ok(None) };
+        let Some(reader) = self.reader(&path, timeline, number)? else { return Ok(None) };
         let (len, size) = (reader.len, self.layout.segment_size.bytes());
         if len != size {
             return Err(ArchiveError::OddSize { path: reader.path, len, size });
@@ -170,7 +185,7 @@ impl Catalogue {
         number: SegmentNumber,
     ) -> Result<Option<Reader>, ArchiveError> {
         let path = self.layout.partial(timeline, number);
-        let Some(reader) = self.reader(path, timeline, number)? else { return Ok(None) };
+        let Some(reader) = self.reader(&path, timeline, number)? else { return Ok(None) };
         let reader = reader.up_to(self.layout.segment_size.bytes());
         let mut validator = self.prove(&reader)?.validator;
         // Where it ends isn't WAL any more.
@@ -192,16 +207,15 @@ impl Catalogue {
 
     pub(crate) fn reader(
         &self,
-        path: PathBuf,
+        path: &Path,
         timeline: TimelineId,
         number: SegmentNumber,
     ) -> Result<Option<Reader>, DiskError> {
-        let file = match self.files.open_read(&path, Access::Buffered) {
+        let (file, path) = match self.open_wal(path, Access::Buffered) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            file => file?,
+            opened => opened?,
         };
-        let len = file.len()?;
-        Ok(Some(Reader { file, path, timeline, number, len }))
+        Reader::new(file, path, timeline, number).map(Some)
     }
 
     /// What proves a segment, from its first byte on.

@@ -203,7 +203,7 @@ impl Archive {
             let before = went;
             for kind in form.kinds() {
                 let path = self.path(timeline, number, *kind);
-                match self.files.len(&path)? {
+                match self.len_of(&path)? {
                     Some(len) if len == size => continue,
                     None => continue,
                     Some(0) => self.files.remove(&path)?,
@@ -243,26 +243,15 @@ impl Archive {
             return Err(ArchiveError::Differs { path: sealed, kept: Some(partial) });
         }
         if sealed_end < partial_end {
-            return Ok(Some(self.aside(&sealed, "double")?));
+            let mut notes = Vec::new();
+            for path in self.files_of(&sealed)? {
+                notes.push(self.aside(&path, "double")?);
+            }
+            return Ok(Some(notes.join("; ")));
         }
         // It holds nothing that the sealed one doesn't.
         self.files.remove(&partial)?;
         Ok(None)
-    }
-
-    /// Moves a file that can't stay out of the way, whether or not quarantine has room.
-    fn aside(&self, path: &Path, why: &str) -> Result<String, DiskError> {
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or("unknown");
-        let moved = self.quarantine(path, &format!("{name}.{why}"))?;
-        match moved {
-            Some(to) => Ok(format!("{} was moved aside to {}", path.display(), to.display())),
-            None => {
-                let to = Path::new(Layout::QUARANTINE).join(format!("{name}.{why}.last"));
-                self.files.replace(path, &to)?;
-                self.files.sync_dir(Path::new(Layout::QUARANTINE))?;
-                Ok(format!("{} was moved aside to {}", path.display(), to.display()))
-            }
-        }
     }
 
     /// Proves what isn't sealed, or else the newest segment. What is proved to its end gets its
@@ -326,7 +315,8 @@ impl Archive {
                 let path = self.layout.segment(timeline, *number);
                 let error = error.map(|error| error.to_string()).unwrap_or_default();
                 notes.push(format!("{}: {error}; it is fetched again", path.display()));
-                self.files.rename(&path, &self.layout.partial(timeline, *number))?;
+                let len = proved.saturating_since(number.start(size));
+                self.unseal(timeline, *number, len)?;
             }
             self.make_sure(timeline, *number, proved, rebuild, notes)?;
             let found = Found::Partial { number: *number, proved, primed };

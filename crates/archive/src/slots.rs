@@ -136,8 +136,6 @@ impl Slots {
             LockError::Held { holder, .. } => ArchiveError::Served { holder },
             error => error.into(),
         })?;
-        files.create_dir(Path::new(Layout::SLOTS))?;
-        files.sync_dir(Path::new(""))?;
         Ok(Self { files, _lock: lock })
     }
 
@@ -164,7 +162,10 @@ impl Slots {
             let what = "a slot can't have this name".to_owned();
             return Err(ArchiveError::BadSlotFile { path, what });
         }
-        let temporary = Path::new(Layout::SLOTS).join(format!(".{}.json.tmp", slot.name));
+        let dir = Path::new(Layout::SLOTS);
+        self.files.create_dir(dir)?;
+        self.files.sync_dir(Path::new(""))?;
+        let temporary = dir.join(format!(".{}.json.tmp", slot.name));
         let mut text = serde_json::to_string_pretty(&File::of(slot)).unwrap_or_default();
         text.push('\n');
         if self.files.len(&temporary)?.is_some() {
@@ -173,7 +174,7 @@ impl Slots {
         self.files.write_new(&temporary, text.as_bytes())?;
         self.files.sync_file(&temporary)?;
         self.files.replace(&temporary, &path)?;
-        Ok(self.files.sync_dir(Path::new(Layout::SLOTS))?)
+        Ok(self.files.sync_dir(dir)?)
     }
 
     /// Drops a slot, durably.
@@ -182,10 +183,9 @@ impl Slots {
     /// If the disk fails.
     pub fn remove(&self, name: &str) -> Result<(), ArchiveError> {
         match self.files.remove(&path(name)) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
-            _ => {}
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            removed => Ok(removed.and_then(|()| self.files.sync_dir(Path::new(Layout::SLOTS)))?),
         }
-        Ok(self.files.sync_dir(Path::new(Layout::SLOTS))?)
     }
 }
 
@@ -235,6 +235,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let files: Arc<dyn Files> = Arc::new(RealFiles::new(dir.path().to_owned()));
         let ours = Slots::claim(Arc::clone(&files), "one").unwrap();
+        ours.keep(&slot("x", None)).unwrap();
+        ours.remove("x").unwrap();
         for name in ["", "../x", "A", "a.b", &"a".repeat(64)] {
             assert!(ours.keep(&slot(name, None)).is_err(), "{name}");
         }

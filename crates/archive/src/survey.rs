@@ -2,7 +2,7 @@
 //!
 //! What was [given up](crate::Expired) isn't there, whether its files are or not.
 //!
-//! An archive may have a million segments, and a receiver sixteen megabytes: a segment takes two
+//! An archive may have a million segments, and a receiver sixteen megabytes: a segment takes three
 //! bits here, and the directory is read once for all the questions of a start.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,6 +14,7 @@ use disk::DiskError;
 use pg_types::{SegmentNumber, TimelineId, WalFileKind, WalFileName};
 
 use crate::expiry::{Bounds, expired};
+use crate::packed::parse_name;
 use crate::{Catalogue, Layout};
 
 /// The segments of an archive, by timeline and number, as they were when they were looked at.
@@ -38,7 +39,7 @@ const MAX_STRANGERS: usize = 100;
 /// In which form a segment is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
-    /// Under its final name.
+    /// Under its final name, compressed or not.
     Sealed,
     /// As a `.partial`.
     Partial,
@@ -73,13 +74,18 @@ pub struct Segments {
 /// A bit for each of 64 segments.
 #[derive(Clone, Copy, Debug, Default)]
 struct Chunk {
-    sealed: u64,
+    plain: u64,
+    packed: u64,
     partial: u64,
 }
 
 impl Chunk {
+    fn sealed(self) -> u64 {
+        self.plain | self.packed
+    }
+
     fn form(self, bit: u64) -> Option<Form> {
-        match (self.sealed >> bit & 1 == 1, self.partial >> bit & 1 == 1) {
+        match (self.sealed() >> bit & 1 == 1, self.partial >> bit & 1 == 1) {
             (true, true) => Some(Form::Both),
             (true, false) => Some(Form::Sealed),
             (false, true) => Some(Form::Partial),
@@ -91,7 +97,7 @@ impl Chunk {
 impl Chunk {
     /// The numbers without a hole, where the chunk's first one is `base`.
     fn runs(self, base: u64) -> impl Iterator<Item = Range<u64>> {
-        let mut bits = self.sealed | self.partial;
+        let mut bits = self.sealed() | self.partial;
         iter::from_fn(move || {
             (bits != 0).then(|| {
                 let start = bits.trailing_zeros();
@@ -107,12 +113,13 @@ impl Chunk {
 const CHUNK: u64 = u64::BITS as u64;
 
 impl Segments {
-    fn insert(&mut self, number: SegmentNumber, kind: WalFileKind) {
+    fn insert(&mut self, number: SegmentNumber, kind: WalFileKind, packed: bool) {
         let number = number.as_u64();
         let bit = 1 << (number % CHUNK);
         let chunk = self.chunks.entry(number / CHUNK).or_default();
         match kind {
-            WalFileKind::Segment => chunk.sealed |= bit,
+            WalFileKind::Segment if packed => chunk.packed |= bit,
+            WalFileKind::Segment => chunk.plain |= bit,
             WalFileKind::Partial => chunk.partial |= bit,
             WalFileKind::BackupHistory { .. } => {}
         }
@@ -147,8 +154,24 @@ impl Segments {
     /// How many there are.
     #[must_use]
     pub fn count(&self) -> usize {
-        let segments = self.chunks.values().map(|chunk| chunk.sealed | chunk.partial);
+        let segments = self.chunks.values().map(|chunk| chunk.sealed() | chunk.partial);
         segments.map(|bits| bits.count_ones() as usize).sum()
+    }
+
+    /// Whether a segment is there as a compressed file.
+    #[must_use]
+    pub fn is_packed(&self, number: SegmentNumber) -> bool {
+        let number = number.as_u64();
+        let chunk = self.chunks.get(&(number / CHUNK));
+        chunk.is_some_and(|chunk| chunk.packed >> (number % CHUNK) & 1 == 1)
+    }
+
+    /// Those that are there under their final names as plain files, by number.
+    pub fn plain(&self) -> impl Iterator<Item = SegmentNumber> {
+        self.chunks.iter().flat_map(|(at, chunk)| {
+            let bits = (0..CHUNK).filter(|bit| chunk.plain >> bit & 1 == 1);
+            bits.map(move |bit| SegmentNumber::new(at * CHUNK + bit))
+        })
     }
 
     /// How many there are from one number up to before another.
@@ -212,15 +235,17 @@ impl Survey {
     }
 
     fn add(&mut self, name: &str, layout: Layout) {
-        match WalFileName::parse(name, layout.segment_size) {
-            Some(WalFileName::Segment { timeline, number, kind })
+        match parse_name(name, layout.segment_size) {
+            Some((WalFileName::Segment { timeline, number, kind }, method))
                 if matches!(kind, WalFileKind::Segment | WalFileKind::Partial) =>
             {
                 let expired = self.is_expired(timeline, number);
                 let to = if expired { &mut self.leftovers } else { &mut self.timelines };
-                to.entry(timeline).or_default().insert(number, kind);
+                to.entry(timeline).or_default().insert(number, kind, method.is_some());
             }
-            Some(WalFileName::TimelineHistory(timeline)) => _ = self.histories.insert(timeline),
+            Some((WalFileName::TimelineHistory(timeline), _)) => {
+                self.histories.insert(timeline);
+            }
             None if Layout::is_temporary(name) => self.temporaries.push(name.to_owned()),
             None if self.strangers.len() < MAX_STRANGERS => self.strangers.push(name.to_owned()),
             _ => {}
@@ -250,7 +275,7 @@ mod tests {
     fn segments(names: &[(u64, WalFileKind)]) -> Segments {
         let mut segments = Segments::default();
         for (number, kind) in names {
-            segments.insert(SegmentNumber::new(*number), *kind);
+            segments.insert(SegmentNumber::new(*number), *kind, false);
         }
         segments
     }

@@ -1,16 +1,23 @@
 //! `backup.json`: what a backup is, and what it needs. Its name is what makes a directory a backup;
 //! docs/FORMAT.md.
 
+use compression::Method;
+use disk::Tree;
 use pg_types::{Lsn, ServerVersion, TimelineId};
 use serde::{Deserialize, Serialize};
 use wal_format::TimestampTz;
 
-use crate::BackupError;
+use crate::{BackupError, StoredTar};
 
-/// The format that this version writes, and knows.
+/// The format of full backups.
 const FORMAT: u32 = 1;
+/// The format of incremental and of compressed ones, which a program that knows the first alone
+/// would misread.
+const SECOND_FORMAT: u32 = 2;
 /// The file's name.
 pub(crate) const NAME: &str = "backup.json";
+/// `BLCKSZ`, as servers are built.
+const BLOCK_SIZES: std::ops::RangeInclusive<u32> = 1024..=32768;
 /// A cluster with ten thousand tablespaces has not been seen.
 pub(crate) const MAX_BYTES: usize = 16 << 20;
 
@@ -37,6 +44,17 @@ pub struct TablespaceArchive {
     pub location: String,
     /// The tar file's bytes.
     pub bytes: u64,
+}
+
+/// What an incremental backup stands on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Incremental {
+    /// The backup that it was taken after: it has what changed since.
+    pub parent: String,
+    /// Where that one began.
+    pub from: Point,
+    /// The size of the cluster's blocks, in bytes.
+    pub block_size: u32,
 }
 
 /// The content of `backup.json`.
@@ -79,11 +97,35 @@ pub struct Description {
     pub tablespaces: Vec<TablespaceArchive>,
     /// What the server found damaged while it read its own files: empty in a sound backup.
     pub damage: Vec<String>,
+    /// What it stands on, unless it is a full one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub incremental: Option<Incremental>,
+    /// How its tar files are compressed, if they are.
+    #[serde(default, with = "method", skip_serializing_if = "Option::is_none")]
+    pub compression: Option<Method>,
 }
 
 impl Description {
-    /// The version of the file that is written.
-    pub const FORMAT: u32 = FORMAT;
+    /// The version of the file that is written for a backup of this kind.
+    #[must_use]
+    pub fn format_of(incremental: Option<&Incremental>, compression: Option<Method>) -> u32 {
+        if incremental.is_some() || compression.is_some() { SECOND_FORMAT } else { FORMAT }
+    }
+
+    /// Opens one of its tar files: a tablespace's, or the data directory's.
+    ///
+    /// # Errors
+    /// If it isn't there, or isn't as long as it should be.
+    pub fn open_tar(
+        &self,
+        directory: &Tree,
+        archive: Option<u32>,
+    ) -> Result<StoredTar, BackupError> {
+        let tablespaces = self.tablespaces.iter().map(|space| (Some(space.oid), space.bytes));
+        let mut all = tablespaces.chain([(None, self.base_bytes)]);
+        let bytes = all.find(|(of, _)| *of == archive).map_or(0, |(_, bytes)| bytes);
+        StoredTar::open(directory, archive, bytes, self.compression)
+    }
 
     /// Reads a file.
     pub(crate) fn parse(id: &str, bytes: &[u8]) -> Result<Self, BackupError> {
@@ -93,10 +135,19 @@ impl Description {
             format: u32,
         }
         let Version { format } = serde_json::from_slice(bytes).map_err(|e| bad(e.to_string()))?;
-        if format != FORMAT {
-            return Err(bad(format!("it has format {format}, and {FORMAT} is known")));
+        if !(FORMAT..=SECOND_FORMAT).contains(&format) {
+            return Err(bad(format!(
+                "it has format {format}, and {FORMAT} to {SECOND_FORMAT} are known"
+            )));
         }
         let this: Self = serde_json::from_slice(bytes).map_err(|e| bad(e.to_string()))?;
+        if format != Self::format_of(this.incremental.as_ref(), this.compression) {
+            return Err(bad(format!("its format {format} isn't that of what it says it is")));
+        }
+        let sizes = this.incremental.iter().map(|link| link.block_size);
+        if !sizes.into_iter().all(|size| size.is_power_of_two() && BLOCK_SIZES.contains(&size)) {
+            return Err(bad("no cluster has blocks of its size".to_owned()));
+        }
         if this.id != id {
             return Err(bad(format!("it is the one of the backup {}", this.id)));
         }
@@ -127,6 +178,30 @@ impl Description {
     pub fn bytes(&self) -> u64 {
         let tablespaces = self.tablespaces.iter().map(|tablespace| tablespace.bytes);
         self.base_bytes + tablespaces.sum::<u64>()
+    }
+}
+
+mod method {
+    use compression::Method;
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    #[expect(clippy::ref_option, reason = "serde's signature")]
+    pub(super) fn serialize<S: Serializer>(
+        method: &Option<Method>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        match method {
+            Some(method) => to.collect_str(method),
+            None => to.serialize_none(),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Option<Method>, D::Error> {
+        let name: Option<String> = Option::deserialize(from)?;
+        name.map(|name| name.parse().map_err(D::Error::custom)).transpose()
     }
 }
 
@@ -190,6 +265,8 @@ pub(crate) mod tests {
                 bytes: 5,
             }],
             damage: Vec::new(),
+            incremental: None,
+            compression: None,
         }
     }
 
@@ -204,7 +281,7 @@ pub(crate) mod tests {
     fn another_is_refused() {
         let refused = |id, bytes: &[u8]| Description::parse(id, bytes).unwrap_err().to_string();
         assert!(refused("b", &sample("a").to_json()).contains("of the backup a"));
-        assert!(refused("a", br#"{"format": 2, "new": 1}"#).contains("has format 2"));
+        assert!(refused("a", br#"{"format": 3, "new": 1}"#).contains("has format 3"));
         assert!(refused("a", b"{").contains("can't be read"));
     }
 }

@@ -25,6 +25,17 @@ pub enum BackupError {
     /// A manifest that doesn't hold.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
+    /// A stored file that doesn't unpack.
+    #[error(
+        "{} doesn't unpack any more: {why}; put it back from a copy, or restore another backup",
+        name.display()
+    )]
+    Unpack {
+        /// Which.
+        name: PathBuf,
+        /// Why.
+        why: String,
+    },
     /// Another backup is under way.
     #[error("another backup into this archive is under way ({holder}); wait for it")]
     Locked {
@@ -56,6 +67,19 @@ pub enum BackupError {
         /// What was asked for.
         id: String,
     },
+    /// A backup that an incremental one stands on.
+    #[error(
+        "the incremental backup {id} needs the backup {parent}: {why}; put it back from a copy, or \
+         restore another backup"
+    )]
+    MissingLink {
+        /// The backup that can't be given back.
+        id: String,
+        /// The one that it needs.
+        parent: String,
+        /// What is wrong with that.
+        why: String,
+    },
     /// No backup lies on the timeline's history.
     #[error("no backup lies on timeline {timeline} or those that it comes from{why}")]
     NoneOnBranch {
@@ -85,6 +109,16 @@ pub enum BackupError {
         path: PathBuf,
         /// Why.
         why: String,
+    },
+    /// A tablespace's link doesn't fit into a tar file.
+    #[error(
+        "symbolic link target too long for tar format: file name \"{name}\", target \"{target}\""
+    )]
+    LongLink {
+        /// Where the link is.
+        name: String,
+        /// Where it leads.
+        target: String,
     },
     /// WAL that a backup needs isn't whole.
     #[error(

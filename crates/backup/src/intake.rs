@@ -4,11 +4,13 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use compression::Method;
 use disk::{DiskError, NewFile, Tree};
 use pg_types::{Lsn, TimelineId};
 
 use crate::checksum::Hasher;
 use crate::manifest::{self, MAX_MANIFEST_BYTES, WalRange};
+use crate::stored_tar::TarWriter;
 use crate::tar::{self, Entry, EntryKind, Reader, TarError};
 use crate::{Algorithm, BackupError, BackupLabel, EntryPath, Manifest, ManifestFile, Point, label};
 
@@ -35,6 +37,7 @@ pub struct Intake {
     archives: Vec<Option<u32>>,
     /// The bytes of those that are there.
     bytes: Vec<Option<u64>>,
+    method: Option<Method>,
     open: Open,
     files: Files,
     manifest: Vec<u8>,
@@ -50,7 +53,7 @@ enum Open {
 
 struct OpenArchive {
     place: usize,
-    file: NewFile,
+    file: TarWriter,
     tar: Reader,
     unsynced: u64,
 }
@@ -71,7 +74,8 @@ pub struct Taken {
 }
 
 impl Intake {
-    /// Into this directory, with these archives to come and sums of this kind.
+    /// Into this directory, with these archives to come and sums of this kind; compressed, if that
+    /// is wanted.
     ///
     /// # Errors
     /// If threads can't be started.
@@ -79,6 +83,7 @@ impl Intake {
         directory: Tree,
         archives: Vec<Option<u32>>,
         algorithm: Algorithm,
+        method: Option<Method>,
     ) -> Result<Self, BackupError> {
         let bytes = vec![None; archives.len()];
         let oids = archives.iter().copied().flatten().collect();
@@ -86,6 +91,7 @@ impl Intake {
             directory,
             archives,
             bytes,
+            method,
             open: Open::Nothing,
             files: Files::new(algorithm, oids),
             manifest: Vec::new(),
@@ -102,7 +108,7 @@ impl Intake {
         let (Some(oid), Some(None)) = (self.archives.get(place), self.bytes.get(place)) else {
             return Err(BackupError::NotABackup("an archive came twice".to_owned()));
         };
-        let file = self.directory.create(Path::new(&tar_name(*oid)))?;
+        let file = TarWriter::create(&self.directory, *oid, self.method)?;
         self.files.tablespace = *oid;
         let open = OpenArchive { place, file, tar: Reader::new(), unsynced: 0 };
         self.open = Open::Archive(Box::new(open));
@@ -156,7 +162,7 @@ impl Intake {
                 file.write(&TAR_END)?;
                 bytes += TAR_END.len() as u64;
             }
-            self.syncer.sync(file);
+            file.finish()?.into_iter().for_each(|file| self.syncer.sync(file));
             if let Some(place) = self.bytes.get_mut(place) {
                 *place = Some(bytes);
             }

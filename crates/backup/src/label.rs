@@ -3,6 +3,8 @@
 
 use pg_types::{Lsn, TimelineId};
 
+use crate::Point;
+
 /// The label is a dozen lines; one of them may have a kilobyte.
 pub(crate) const MAX_LABEL_BYTES: usize = 8 << 10;
 /// The file's name.
@@ -19,6 +21,8 @@ pub struct BackupLabel {
     pub timeline: Option<TimelineId>,
     /// Whether the server was a standby.
     pub from_standby: bool,
+    /// Where the backup began that this one was taken after; from 17 on.
+    pub incremental_from: Option<Point>,
 }
 
 impl BackupLabel {
@@ -38,8 +42,26 @@ impl BackupLabel {
             checkpoint: value("CHECKPOINT LOCATION")?.parse().ok()?,
             timeline,
             from_standby: value("BACKUP FROM")? == "standby",
+            incremental_from: match value("INCREMENTAL FROM LSN") {
+                Some(lsn) => Some(Point {
+                    lsn: lsn.trim().parse().ok()?,
+                    timeline: TimelineId::new(value("INCREMENTAL FROM TLI")?.trim().parse().ok()?)?,
+                }),
+                None => None,
+            },
         })
     }
+}
+
+/// The same file with another label in it.
+pub(crate) fn with_label(content: &[u8], label: &str) -> Vec<u8> {
+    const LINE: &[u8] = b"LABEL: ";
+    let lines = content.split_inclusive(|byte| *byte == b'\n');
+    let relabelled = lines.map(|line| match line.starts_with(LINE) {
+        true => [LINE, label.as_bytes(), b"\n"].concat(),
+        false => line.to_vec(),
+    });
+    relabelled.collect::<Vec<_>>().concat()
 }
 
 #[cfg(test)]
@@ -57,8 +79,16 @@ mod tests {
             checkpoint: Lsn::new(0x200_0060),
             timeline: TimelineId::new(2),
             from_standby: true,
+            incremental_from: None,
         };
         assert_eq!(BackupLabel::parse(text.as_bytes()), Some(label));
+        let incremental =
+            format!("{text}INCREMENTAL FROM LSN: 0/1000028\nINCREMENTAL FROM TLI: 1\n");
+        let from = BackupLabel::parse(incremental.as_bytes()).unwrap().incremental_from;
+        assert_eq!(from, Some(Point { lsn: Lsn::new(0x100_0028), timeline: TimelineId::FIRST }));
+        let other = with_label(text.as_bytes(), "it's another");
+        assert!(String::from_utf8(other.clone()).unwrap().contains("\nLABEL: it's another\nSTART"));
+        assert_eq!(BackupLabel::parse(&other), BackupLabel::parse(text.as_bytes()));
         assert_eq!(BackupLabel::parse(b"START WAL LOCATION: 0/2000028\n"), None);
         assert_eq!(BackupLabel::parse(b"\xff"), None);
     }

@@ -22,7 +22,7 @@ pub(crate) const MAX_MANIFEST_BYTES: usize = 1 << 30;
 pub(crate) const NAME: &str = "backup_manifest";
 
 /// The line that the checksum is in, and that it doesn't cover.
-const CHECKSUM_LINE: &str = "\"Manifest-Checksum\":";
+pub(crate) const CHECKSUM_LINE: &str = "\"Manifest-Checksum\":";
 
 /// A file that a manifest lists.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,7 +62,7 @@ pub struct Manifest {
 #[error("the backup's manifest can't be believed: {0}")]
 pub struct ManifestError(pub(crate) String);
 
-fn wrong(what: impl Into<String>) -> ManifestError {
+pub(crate) fn wrong(what: impl Into<String>) -> ManifestError {
     ManifestError(what.into())
 }
 
@@ -79,13 +79,15 @@ struct Raw<'a> {
 }
 
 #[derive(Deserialize)]
-struct RawFile<'a> {
+pub(crate) struct RawFile<'a> {
     #[serde(rename = "Path", borrow)]
     path: Option<std::borrow::Cow<'a, str>>,
     #[serde(rename = "Encoded-Path")]
     encoded_path: Option<&'a str>,
     #[serde(rename = "Size")]
     size: u64,
+    #[serde(rename = "Last-Modified")]
+    pub(crate) modified: Option<&'a str>,
     #[serde(rename = "Checksum-Algorithm")]
     algorithm: Option<&'a str>,
     #[serde(rename = "Checksum")]
@@ -142,23 +144,19 @@ impl Manifest {
         Ok(Self { system_identifier: raw.system_identifier, files, wal })
     }
 
-    /// The text of a manifest, version 1.
+    /// The text of a manifest: version 2 if the cluster is known, 1 if not.
     #[must_use]
     pub fn write(&self) -> String {
-        let mut text = String::from("{ \"PostgreSQL-Backup-Manifest-Version\": 1,\n\"Files\": [");
+        let version = if self.system_identifier.is_some() { 2 } else { 1 };
+        let mut text = format!("{{ \"PostgreSQL-Backup-Manifest-Version\": {version},\n");
+        if let Some(system) = self.system_identifier {
+            // Writing to a string doesn't fail.
+            _ = writeln!(text, "\"System-Identifier\": {system},");
+        }
+        text.push_str("\"Files\": [");
         for (place, (path, file)) in self.files.iter().enumerate() {
             text.push_str(if place == 0 { "\n" } else { ",\n" });
-            // Writing to a string doesn't fail.
-            _ = match std::str::from_utf8(path.as_bytes()) {
-                Ok(path) => write!(text, "{{ \"Path\": {}", serde_json::Value::from(path)),
-                Err(_) => write!(text, "{{ \"Encoded-Path\": \"{}\"", hex(path.as_bytes())),
-            };
-            _ = write!(text, ", \"Size\": {}", file.size);
-            if file.algorithm != Algorithm::None {
-                let (name, sum) = (file.algorithm.name(), hex(&file.sum));
-                _ = write!(text, ", \"Checksum-Algorithm\": \"{name}\", \"Checksum\": \"{sum}\"");
-            }
-            text.push_str(" }");
+            file.write(path, None, false, &mut text);
         }
         text.push_str("\n],\n\"WAL-Ranges\": [");
         for (place, range) in self.wal.iter().enumerate() {
@@ -171,6 +169,32 @@ impl Manifest {
         }
         text.push_str("\n],\n");
         Self::seal(text)
+    }
+}
+
+impl ManifestFile {
+    /// Writes what a manifest says of a file, as the server does; its path in hex if it has to be.
+    pub(crate) fn write(
+        &self,
+        path: &EntryPath,
+        modified: Option<&str>,
+        encode: bool,
+        text: &mut String,
+    ) {
+        // Writing to a string doesn't fail.
+        _ = match std::str::from_utf8(path.as_bytes()) {
+            Ok(path) if !encode => write!(text, "{{ \"Path\": {}", serde_json::Value::from(path)),
+            _ => write!(text, "{{ \"Encoded-Path\": \"{}\"", hex(path.as_bytes())),
+        };
+        _ = write!(text, ", \"Size\": {}", self.size);
+        if let Some(modified) = modified {
+            _ = write!(text, ", \"Last-Modified\": {}", serde_json::Value::from(modified));
+        }
+        if self.algorithm != Algorithm::None {
+            let (name, sum) = (self.algorithm.name(), hex(&self.sum));
+            _ = write!(text, ", \"Checksum-Algorithm\": \"{name}\", \"Checksum\": \"{sum}\"");
+        }
+        text.push_str(" }");
     }
 }
 
@@ -203,7 +227,7 @@ fn split(text: &str) -> Result<(&str, &str), ManifestError> {
 }
 
 impl RawFile<'_> {
-    fn checked(self) -> Result<(EntryPath, ManifestFile), ManifestError> {
+    pub(crate) fn checked(self) -> Result<(EntryPath, ManifestFile), ManifestError> {
         let name = match (&self.path, self.encoded_path) {
             (Some(path), None) => path.as_bytes().to_vec(),
             (None, Some(encoded)) => {

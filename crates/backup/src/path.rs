@@ -8,6 +8,9 @@ use std::path::Path;
 /// Longer than any path that a server has (`MAXPGPATH`).
 const MAX_PATH_LEN: usize = 4096;
 
+/// What the names of files begin with that have changed blocks only.
+const INCREMENTAL: &[u8] = b"INCREMENTAL.";
+
 /// A path below a data directory: relative, of plain names only.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EntryPath(Box<[u8]>);
@@ -71,6 +74,26 @@ impl EntryPath {
     #[must_use]
     pub fn is_link_of(&self, oids: &[u32]) -> bool {
         oids.iter().any(|oid| self.is(&format!("pg_tblspc/{oid}")))
+    }
+
+    /// The file that an incremental backup has changed blocks of under this name, in an archive of a
+    /// tablespace or the data directory (`is_incremental_dir`, `bin/pg_combinebackup`, 17–18).
+    pub(crate) fn of_incremental(&self, archive: Option<u32>) -> Option<Self> {
+        let slash = self.0.iter().rposition(|byte| *byte == b'/')?;
+        let (dir, name) = self.0.split_at_checked(slash.checked_add(1)?)?;
+        let has_relations = ["base/", "global/", "pg_tblspc/"];
+        if archive.is_none() && !has_relations.iter().any(|at| dir.starts_with(at.as_bytes())) {
+            return None;
+        }
+        let name = name.strip_prefix(INCREMENTAL).filter(|name| !name.is_empty())?;
+        Some(Self([dir, name].concat().into()))
+    }
+
+    /// The name that an incremental backup has changed blocks of this file under.
+    pub(crate) fn as_incremental(&self) -> Self {
+        let slash = self.0.iter().rposition(|byte| *byte == b'/').map_or(0, |at| at + 1);
+        let (dir, name) = self.0.split_at_checked(slash).unwrap_or((&[], &self.0));
+        Self([dir, INCREMENTAL, name].concat().into())
     }
 
     /// Its bytes.
@@ -139,6 +162,18 @@ mod tests {
         check(b"a/.", Err(PathFault::Dots));
         check(b"a\0b", Err(PathFault::Nul));
         check(&[b'a'; 4097], Err(PathFault::TooLong));
+    }
+
+    #[test]
+    fn incremental_names_come_and_go() {
+        let path = |name: &str| EntryPath::new(name.as_bytes()).unwrap();
+        let whole = path("base/5/INCREMENTAL.1259_vm").of_incremental(None);
+        assert_eq!(whole, Some(path("base/5/1259_vm")));
+        assert_eq!(path("base/5/1259_vm").as_incremental(), path("base/5/INCREMENTAL.1259_vm"));
+        assert_eq!(path("mine/INCREMENTAL.x").of_incremental(None), None);
+        assert_eq!(path("PG_18/INCREMENTAL.x").of_incremental(Some(7)), Some(path("PG_18/x")));
+        assert_eq!(path("base/INCREMENTAL.").of_incremental(None), None);
+        assert_eq!(path("INCREMENTAL.x").of_incremental(None), None);
     }
 
     proptest! {

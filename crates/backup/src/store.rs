@@ -91,6 +91,14 @@ impl Backups {
         Ok(self.tree.below(&place(id))?)
     }
 
+    /// The manifest of a backup, as it was taken.
+    ///
+    /// # Errors
+    /// If it isn't there, or the disk fails.
+    pub fn manifest(&self, id: &str) -> Result<Vec<u8>, BackupError> {
+        read_manifest(&self.directory(id)?)
+    }
+
     /// Takes the right to make one. `holder` is what another process will be told of this one.
     ///
     /// # Errors

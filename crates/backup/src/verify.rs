@@ -10,12 +10,13 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use disk::{ErrorKind, OldFile, Tree};
+use compression::Method;
+use disk::{ErrorKind, Tree};
 
 use crate::checksum::Hasher;
-use crate::intake::tar_name;
 use crate::manifest::{self, ManifestFile};
 use crate::store::read_manifest;
+use crate::stored_tar::{StoredTar, file_names};
 use crate::tar::{self, BLOCK, Entry, EntryKind, Reader, TarError};
 use crate::{BackupError, Description, EntryPath, Manifest, description};
 
@@ -83,6 +84,9 @@ pub enum FaultKind {
         /// Why.
         error: TarError,
     },
+    /// What an incremental backup stands on isn't there, or doesn't hold.
+    #[error("{0}")]
+    Chain(String),
     /// The manifest doesn't hold.
     #[error("{0}")]
     Manifest(String),
@@ -111,7 +115,7 @@ impl Member {
 /// What a backup's headers tell.
 #[derive(Debug)]
 pub struct Contents {
-    tars: Vec<(PathBuf, OldFile)>,
+    tars: Vec<(PathBuf, StoredTar)>,
     /// The files whose bytes are to be looked at.
     pub members: Vec<Member>,
     /// What is wrong already.
@@ -128,12 +132,13 @@ impl Contents {
         let tablespaces =
             description.tablespaces.iter().map(|space| (Some(space.oid), space.bytes));
         let archives: Vec<_> = tablespaces.chain([(None, description.base_bytes)]).collect();
-        this.names(directory, &archives);
+        let method = description.compression;
+        this.names(directory, &archives, method);
         let mut seen = BTreeSet::new();
         let mut unreachable = false;
         for (archive, bytes) in archives {
-            let name = PathBuf::from(tar_name(archive));
-            match directory.open_file(&name) {
+            let name = stored_name(archive, method);
+            match StoredTar::open_any(directory, archive, bytes, method) {
                 Ok(file) => {
                     let tar = this.tars.len();
                     this.tars.push((name.clone(), file));
@@ -142,6 +147,7 @@ impl Contents {
                         manifest,
                         oids: &oids,
                         archive,
+                        name: name.clone(),
                         tar,
                         len: 0,
                         seen: &mut seen,
@@ -151,7 +157,7 @@ impl Contents {
                 }
                 Err(error) => {
                     unreachable = true;
-                    this.fault(&name, None, FaultKind::of(&error));
+                    this.fault(&name, None, FaultKind::of_backup(&error));
                 }
             }
         }
@@ -181,7 +187,7 @@ impl Contents {
             let len = usize::try_from(until - at).unwrap_or(usize::MAX).min(buf.len());
             let Some(bytes) = buf.get_mut(..len) else { break };
             if let Err(error) = tar.read_exact_at(bytes, at) {
-                return fault(FaultKind::of(&error));
+                return fault(FaultKind::of_backup(&error));
             }
             if at < end {
                 hasher.update(bytes);
@@ -235,13 +241,13 @@ impl Contents {
     }
 
     /// Files in the directory that don't belong there.
-    fn names(&mut self, directory: &Tree, archives: &[(Option<u32>, u64)]) {
+    fn names(&mut self, directory: &Tree, archives: &[(Option<u32>, u64)], method: Option<Method>) {
         let names = match directory.names(Path::new("")) {
             Ok(names) => names,
             Err(error) => return self.fault(Path::new(""), None, FaultKind::of(&error)),
         };
-        let mut known: BTreeSet<PathBuf> =
-            archives.iter().map(|(archive, _)| tar_name(*archive).into()).collect();
+        let tars = archives.iter().flat_map(|(archive, _)| file_names(*archive, method));
+        let mut known: BTreeSet<PathBuf> = tars.map(PathBuf::from).collect();
         known.extend([manifest::NAME, description::NAME].map(PathBuf::from));
         for name in names.iter().filter(|name| !known.contains(*name)) {
             // Temporaries that a killed process left do no harm.
@@ -256,7 +262,19 @@ impl Contents {
     }
 }
 
+/// The file that has a tar file's bytes.
+fn stored_name(archive: Option<u32>, method: Option<Method>) -> PathBuf {
+    file_names(archive, method).into_iter().next().unwrap_or_default().into()
+}
+
 impl FaultKind {
+    fn of_backup(error: &BackupError) -> Self {
+        match error {
+            BackupError::Disk(error) => Self::of(error),
+            error => Self::Unreadable(error.to_string()),
+        }
+    }
+
     fn of(error: &disk::DiskError) -> Self {
         match error.kind() {
             ErrorKind::NotFound => Self::Missing,
@@ -270,6 +288,8 @@ struct Scan<'a> {
     manifest: Option<&'a Manifest>,
     oids: &'a [u32],
     archive: Option<u32>,
+    /// The file that it is stored in.
+    name: PathBuf,
     tar: usize,
     /// What there is of it; what it is cut off in is said once.
     len: u64,
@@ -280,16 +300,9 @@ struct Scan<'a> {
 impl Scan<'_> {
     /// Says whether the end was reached.
     fn walk(&mut self, listed: u64) -> bool {
-        let name = PathBuf::from(tar_name(self.archive));
+        let name = self.name.clone();
         let (mut reader, mut header) = (Reader::new(), [0; BLOCK]);
-        let got = match self.file().map(OldFile::len) {
-            Some(Ok(len)) => len,
-            Some(Err(error)) => {
-                self.to.fault(&name, None, FaultKind::of(&error));
-                return false;
-            }
-            None => return false,
-        };
+        let Some(got) = self.file().map(StoredTar::len) else { return false };
         match got.cmp(&listed) {
             std::cmp::Ordering::Less => {
                 self.to.fault(&name, None, FaultKind::Truncated { got, listed });
@@ -305,7 +318,7 @@ impl Scan<'_> {
             let at = reader.position();
             let read = self.file().map(|file| file.read_exact_at(&mut header, at));
             if let Some(Err(error)) = read {
-                self.to.fault(&name, None, FaultKind::of(&error));
+                self.to.fault(&name, None, FaultKind::of_backup(&error));
                 return false;
             }
             let fed = reader.feed(&header, self).and_then(|()| reader.skip_data(self));
@@ -322,7 +335,7 @@ impl Scan<'_> {
         whole
     }
 
-    fn file(&self) -> Option<&OldFile> {
+    fn file(&self) -> Option<&StoredTar> {
         self.to.tars.get(self.tar).map(|(_, file)| file)
     }
 }
@@ -335,7 +348,7 @@ impl tar::Visitor for Scan<'_> {
             Some(oid) => entry.path.in_tablespace(oid),
             None => entry.path.clone(),
         };
-        let name = PathBuf::from(tar_name(self.archive));
+        let name = self.name.clone();
         let size = match entry.kind {
             EntryKind::Directory => return Ok(()),
             EntryKind::Link => {

@@ -27,6 +27,8 @@ pub enum ErrorKind {
     Cancelled,
     /// The file ends before what was asked for.
     ShortRead,
+    /// What was read can't be what was written: a compressed file that doesn't unpack.
+    Corrupt,
     /// The simulated disk has been stopped (`SimDisk::stop_at`); the real one never says it.
     PowerOff,
     /// Anything else; the message says what.

@@ -67,6 +67,9 @@ pub trait Files: Send + Sync {
     /// Creates a file that must not exist, and writes it. After a failure a part may be there.
     fn write_new(&self, path: &Path, bytes: &[u8]) -> Result<(), DiskError>;
 
+    /// Writes behind a file's end. After a failure a part may be there.
+    fn append(&self, path: &Path, bytes: &[u8]) -> Result<(), DiskError>;
+
     /// fsync of a file.
     fn sync_file(&self, path: &Path) -> Result<(), DiskError>;
 

@@ -14,6 +14,8 @@ use crate::row::{RowError, RowReader};
 const PARENTHESES_SINCE_MAJOR: u32 = 15;
 /// The first major version that sends a manifest.
 const MANIFEST_SINCE_MAJOR: u32 = 13;
+/// The first major version with incremental backups.
+const INCREMENTAL_SINCE_MAJOR: u32 = 17;
 
 /// What `MAX_RATE` may be, in kilobytes per second (`MAX_RATE_LOWER`, `MAX_RATE_UPPER`).
 pub const MAX_RATE_KB: std::ops::RangeInclusive<u32> = 32..=1_048_576;
@@ -79,6 +81,18 @@ pub struct BaseBackup<'a> {
     pub tablespace_map: bool,
     /// The manifest's checksums: a name of our own, such as `CRC32C`.
     pub manifest_checksums: &'static str,
+    /// Whether only what has changed is wanted, since the backup whose manifest was uploaded just
+    /// before ([`UPLOAD_MANIFEST`]); from 17 on.
+    pub incremental: bool,
+}
+
+/// The command behind which a CopyIn takes an earlier backup's manifest; from 17 on.
+pub const UPLOAD_MANIFEST: &str = "UPLOAD_MANIFEST";
+
+/// Whether this server takes incremental backups.
+#[must_use]
+pub fn has_incremental(version: ServerVersion) -> bool {
+    version.major() >= INCREMENTAL_SINCE_MAJOR
 }
 
 /// Whether this server sends a manifest with a backup.
@@ -110,6 +124,9 @@ impl BaseBackup<'_> {
             options.extend(map);
             options.push("MANIFEST 'yes'".to_owned());
             options.push(format!("MANIFEST_CHECKSUMS '{checksums}'"));
+            if self.incremental {
+                options.push("INCREMENTAL".to_owned());
+            }
             return format!("BASE_BACKUP ( {})", options.join(", "));
         }
         if self.fast {
@@ -230,7 +247,9 @@ mod tests {
     fn commands_by_version() {
         let label = Label::new("it's \\ a label").unwrap();
         let check = |num, fast, max_rate_kb, expect: &str| {
+            let incremental = num >= 170_000;
             let backup = BaseBackup {
+                incremental,
                 label: &label,
                 fast,
                 max_rate_kb,
@@ -253,6 +272,13 @@ mod tests {
             Some(1024),
             "BASE_BACKUP ( LABEL 'it''s \\ a label', PROGRESS, CHECKPOINT 'fast', WAIT 0, \
              MAX_RATE 1024, TABLESPACE_MAP, MANIFEST 'yes', MANIFEST_CHECKSUMS 'CRC32C')",
+        );
+        check(
+            170_011,
+            false,
+            None,
+            "BASE_BACKUP ( LABEL 'it''s \\ a label', PROGRESS, CHECKPOINT 'spread', WAIT 0, \
+             TABLESPACE_MAP, MANIFEST 'yes', MANIFEST_CHECKSUMS 'CRC32C', INCREMENTAL)",
         );
     }
 

@@ -67,6 +67,8 @@ enum State {
     /// The server waits for a command.
     Idle,
     Query(QueryResult),
+    /// A command was sent whose CopyIn takes these bytes.
+    Uploading(QueryResult, Vec<u8>),
     /// START_REPLICATION was sent.
     Starting(QueryResult, Lsn),
     Streaming(Stream),
@@ -227,6 +229,13 @@ impl Connection {
         self.state = State::Backup(Transfer::new(version));
     }
 
+    /// Sends a command and, when the server asks for them, these bytes; the answer is an
+    /// [`Event::Reply`].
+    pub fn upload(&mut self, text: &str, bytes: Vec<u8>) {
+        self.query(text);
+        self.state = State::Uploading(QueryResult::new(), bytes);
+    }
+
     /// Ends the stream: CopyDone. [`Event::StreamEnded`] follows.
     pub fn stop_streaming(&mut self) {
         if self.is_streaming() {
@@ -322,6 +331,7 @@ impl Connection {
                 }
                 Ok(())
             }
+            State::Uploading(result, bytes) => self.in_upload(result, bytes, message),
             State::Starting(result, start) => self.in_starting(result, start, message, now),
             State::Streaming(stream) => self.in_stream(stream, message, now),
             State::Backup(transfer) => self.in_backup(transfer, message),
@@ -416,6 +426,34 @@ impl Connection {
         Ok(())
     }
 
+    fn in_upload(
+        &mut self,
+        mut result: QueryResult,
+        bytes: Vec<u8>,
+        message: BackendMessage<'_>,
+    ) -> Result<(), ProtocolError> {
+        if message == BackendMessage::CopyInResponse {
+            for piece in bytes.chunks(UPLOAD_LEN) {
+                match frontend::copy_data(piece) {
+                    Ok(message) => self.outgoing.extend_from_slice(&message),
+                    Err(error) => debug_assert!(false, "a piece is short: {error}"),
+                }
+            }
+            self.outgoing.extend_from_slice(&frontend::copy_done());
+            self.state = State::Query(result);
+            return Ok(());
+        }
+        // It refuses before it asks.
+        let reply = result.handle(message)?;
+        self.hand_out(&mut result);
+        match reply {
+            None => self.state = State::Uploading(result, bytes),
+            Some(Reply::CopyBoth) => return Err(unexpected("CopyBothResponse", QUERY)),
+            Some(reply) => self.reply(reply),
+        }
+        Ok(())
+    }
+
     fn in_stream(
         &mut self,
         mut stream: Stream,
@@ -503,6 +541,9 @@ impl Connection {
         }
     }
 }
+
+/// How much of what is uploaded goes into a message, as pg_basebackup does it.
+const UPLOAD_LEN: usize = 64 << 10;
 
 const QUERY: &str = "in the answer to a command";
 

@@ -1,11 +1,14 @@
 //! A base backup from a server whose part the test plays, in both of the protocol's forms and in
 //! pieces of every size: no byte of it ever gets among the messages.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pg_types::ServerVersion;
+use pg_types::{Geometry, Lsn, SegmentSize, ServerVersion, SystemId, TimelineId};
+use pg_wire::base_backup::{BackupArchive, BackupPoint};
 use pg_wire::settings::{ConnectionSettings, Flags, Inputs};
 use pg_wire::startup::Startup;
+use replication::sender::{Answer, Ask, BackupPart, BackupStart, Host, Login, Secrets, Sender};
 use replication::{BackupEvent, Connection, Event, ProtocolError, Timing, Want};
 
 const OLD: u32 = 140_023;
@@ -160,6 +163,117 @@ fn both_forms_are_the_same_backup() {
             assert_eq!(events[5..], [BackupEvent::Ended]);
         }
     }
+}
+
+/// A client that has asked our own side for a base backup.
+fn asked(version: u32, command: &str) -> Sender {
+    let host = Host {
+        version: ServerVersion::from_num(version),
+        system_id: SystemId(7),
+        geometry: Geometry::new(SegmentSize::MIN),
+        wal_sender_timeout: Duration::ZERO,
+    };
+    let (cancel_key, mock) = ([0; 32], Vec::new());
+    let secrets = Secrets { process_id: 1, cancel_key, nonce: [0; 18], mock };
+    let (mut sender, now) = (Sender::new(Arc::new(host), secrets), Instant::now());
+    let startup = b"\0\x03\0\0user\0u\0replication\0on\0\0";
+    let len = u32::try_from(startup.len() + 4).unwrap().to_be_bytes();
+    sender.handle_input(&[&len[..], startup].concat(), now);
+    assert!(matches!(sender.poll_ask(), Some(Ask::Login(_))));
+    sender.login(Login::Trust, now);
+    sender.handle_input(&frame(b'Q', &[command.as_bytes(), b"\0"].concat()), now);
+    assert!(matches!(sender.poll_ask(), Some(Ask::Command(_))), "{command}");
+    let len = sender.poll_transmit().unwrap().len();
+    sender.transmitted(len);
+    sender
+}
+
+fn offered(max_rate_kb: Option<u32>) -> BackupStart {
+    let archive = |oid, location: Option<&str>, bytes| BackupArchive {
+        oid,
+        location: location.map(str::to_owned),
+        bytes,
+    };
+    BackupStart {
+        start: BackupPoint { lsn: Lsn::new(0x200_0028), timeline: TimelineId::FIRST },
+        archives: vec![archive(Some(16384), Some("/srv/one"), 1024), archive(None, None, 20 << 10)],
+        progress: true,
+        suffix: "",
+        max_rate_kb,
+    }
+}
+
+/// What is to be sent, and taken away.
+fn sent(sender: &mut Sender) -> Vec<u8> {
+    let bytes = sender.poll_transmit().unwrap_or_default().to_vec();
+    sender.transmitted(bytes.len());
+    bytes
+}
+
+#[test]
+fn what_our_own_side_sends_is_the_same_backup() {
+    let stop = BackupPoint { lsn: Lsn::new(0x200_0100), timeline: TimelineId::FIRST };
+    let bytes = |bytes: &'static str| BackupPart::Data { bytes: bytes.as_bytes(), done: 256 };
+    let parts = [
+        BackupPart::Archive(0),
+        bytes("tablespace, "),
+        bytes("its end"),
+        BackupPart::Archive(1),
+        bytes("nbase"),
+        bytes(""),
+        bytes("dmp"),
+        BackupPart::Manifest,
+        bytes("{}"),
+        BackupPart::End(stop),
+    ];
+    for (version, command) in [(OLD, "BASE_BACKUP PROGRESS"), (NEW, "BASE_BACKUP (PROGRESS)")] {
+        let mut sender = asked(version, command);
+        let now = Instant::now();
+        sender.answer(Answer::Backup(offered(None)), now);
+        assert_eq!(
+            (sender.is_in_backup(), sender.wants_backup()),
+            (true, None),
+            "all is sent first"
+        );
+        let mut stream = sent(&mut sender);
+        for part in parts {
+            assert_eq!(sender.wants_backup(), Some(None));
+            sender.backup_part(part, now);
+            stream.extend(sent(&mut sender));
+        }
+        assert!(!sender.is_in_backup());
+        let (events, parts) = play(version, &stream, 100).unwrap();
+        assert_eq!(parts, ["tablespace, its end", "nbasedmp", "{}"]);
+        let Some(BackupEvent::Started(start, archives)) = events.first() else {
+            panic!("{events:?}")
+        };
+        assert_eq!((start, archives), (&offered(None).start, &offered(None).archives));
+        assert_eq!(events[events.len() - 2..], [BackupEvent::Stopped(stop), BackupEvent::Ended]);
+        let progress = events.iter().filter(|event| **event == BackupEvent::Progress(256)).count();
+        assert_eq!(progress, if version == OLD { 0 } else { 2 });
+    }
+}
+
+#[test]
+fn a_backup_that_fails_or_is_cancelled_leaves_a_connection_that_takes_commands() {
+    let mut sender = asked(NEW, "BASE_BACKUP");
+    let now = Instant::now();
+    sender.answer(Answer::Backup(offered(Some(32))), now);
+    let mut stream = sent(&mut sender);
+    sender.backup_part(BackupPart::Archive(0), now);
+    sender.backup_part(BackupPart::Data { bytes: &[b'x'; 32 << 10], done: 0 }, now);
+    stream.extend(sent(&mut sender));
+    let second = now + Duration::from_millis(1000);
+    assert_eq!(sender.wants_backup(), Some(Some(second)), "32 KiB a second");
+    sender.handle_input(&frame(b'Q', b"IDENTIFY_SYSTEM\0"), now);
+    assert_eq!(sender.poll_ask(), None, "not before the backup's end");
+    sender.cancel();
+    stream.extend(sent(&mut sender));
+    let (events, _) = play(NEW, &stream, 100).unwrap();
+    let Some(BackupEvent::Failed(error)) = events.last() else { panic!("{events:?}") };
+    assert_eq!(error.sqlstate.0, *b"57014");
+    sender.handle_input(b"", now);
+    assert!(matches!(sender.poll_ask(), Some(Ask::Command(_))));
 }
 
 const ERROR: &[u8] = b"SERROR\0VERROR\0CXX001\0Mchecksum\0\0";

@@ -221,8 +221,8 @@ fn commands_are_answered_as_the_version_answers() {
     assert!(has(&scene.hears(), &format!("{:?}", b"1MB")));
     scene.says(&frame(b'Q', b"SELECT 1\0"));
     assert!(has(&scene.hears(), "cannot execute SQL commands in WAL sender"));
-    scene.says(&frame(b'Q', b"BASE_BACKUP\0"));
-    assert!(has(&scene.hears(), "BASE_BACKUP isn't served"));
+    scene.says(&frame(b'Q', b"BASE_BACKUP (NOSUCH)\0"));
+    assert!(has(&scene.hears(), "unrecognized base backup option"));
     scene.says(&frame(b'P', b""));
     scene.says(&frame(b'Q', b"SHOW wal_level\0"));
     assert_eq!(scene.hears().len(), 1, "all is passed over up to Sync");

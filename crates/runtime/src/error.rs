@@ -309,7 +309,8 @@ impl SessionError {
         match self {
             Self::Protocol(ProtocolError::Startup(StartupError::Server(message))) => {
                 // Invalid authorization, an unknown database, no privilege to connect to it.
-                matches!(&message.sqlstate.class(), b"28" | b"3D" | b"42")
+                // No feature: another seawall, which has no database.
+                matches!(&message.sqlstate.class(), b"28" | b"3D" | b"42" | b"0A")
             }
             Self::Protocol(ProtocolError::Startup(_)) => true,
             Self::AllOf(attempts) => attempts.iter().any(|(_, error)| error.is_access_refused()),

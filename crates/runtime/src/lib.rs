@@ -10,11 +10,14 @@ mod error;
 mod gap;
 mod link;
 mod open;
+mod outgoing;
 mod passfile;
 mod receive;
+mod serve;
 mod session;
 mod socket;
 mod stream;
+mod tip;
 mod tls;
 mod user;
 mod world;
@@ -22,9 +25,15 @@ mod world;
 pub use base_backup::{BackupFailure, BackupReceived, Intake, base_backup, keep_wal};
 pub use error::{AskError, SessionError, Verdict};
 pub use link::Link;
+pub use outgoing::{BackupSource, GivenPart, OpenBackup, Opened};
 pub use passfile::read_passwords;
 pub use receive::{Observer, Progress, Receive, Report, Shutdown, receive};
+pub use serve::{
+    Auth, Follower, InvalidListen, Listen, Serve, ServeError, ServeReport, Server, TlsFiles,
+    Watcher,
+};
 pub use session::{Ended, Facts, connect, create_slot, read_slot};
+pub use tip::{Tip, TipReceiver, TipSender, announce, follow, publish_archived};
 pub use tls::TlsError;
 pub use user::user_name;
 pub use world::{Wire, World, within};

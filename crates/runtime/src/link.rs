@@ -102,6 +102,19 @@ impl Link {
         }
     }
 
+    /// Sends a command that takes these bytes, and waits for its answer, however long it takes.
+    ///
+    /// # Errors
+    /// If the server refuses it, or the connection breaks.
+    pub async fn upload(&mut self, command: &str, bytes: Vec<u8>) -> Result<Rows, AskError> {
+        self.connection.upload(command, bytes);
+        match self.next_event().await? {
+            Event::Reply(Ok(rows)) => Ok(rows),
+            Event::Reply(Err(message)) => Err(AskError::Server(message)),
+            _ => Err(SessionError::Closed.into()),
+        }
+    }
+
     /// Sends what the socket takes.
     pub(crate) fn transmit(&mut self) -> Result<(), SessionError> {
         while let Some(bytes) = self.connection.poll_transmit() {

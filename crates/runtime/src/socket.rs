@@ -13,6 +13,8 @@ use crate::tls::TlsStream;
 pub(crate) enum Socket {
     Plain(Stream),
     Tls(Box<TlsStream>),
+    /// None any more, or none yet: a handshake has it.
+    Closed,
 }
 
 impl Socket {
@@ -20,6 +22,7 @@ impl Socket {
         match self {
             Self::Plain(stream) => stream.readable().await,
             Self::Tls(stream) => stream.readable().await,
+            Self::Closed => Err(closed()),
         }
     }
 
@@ -27,6 +30,7 @@ impl Socket {
         match self {
             Self::Plain(stream) => stream.writable().await,
             Self::Tls(stream) => stream.writable().await,
+            Self::Closed => Err(closed()),
         }
     }
 
@@ -43,6 +47,7 @@ impl Socket {
         match self {
             Self::Plain(stream) => stream.try_read_vectored(bufs),
             Self::Tls(stream) => stream.try_read_vectored(bufs),
+            Self::Closed => Err(closed()),
         }
     }
 
@@ -52,6 +57,24 @@ impl Socket {
         match self {
             Self::Plain(stream) => stream.try_write(bytes),
             Self::Tls(stream) => stream.try_write(bytes),
+            Self::Closed => Err(closed()),
         }
     }
+
+    /// The same of two pieces, the second behind the first.
+    pub(crate) fn try_write_both(
+        &mut self,
+        first: &[u8],
+        then: &[u8],
+    ) -> io::Result<Option<usize>> {
+        match self {
+            Self::Plain(stream) => stream.try_write_both(first, then),
+            Self::Tls(stream) => stream.try_write(if first.is_empty() { then } else { first }),
+            Self::Closed => Err(closed()),
+        }
+    }
+}
+
+fn closed() -> io::Error {
+    io::ErrorKind::NotConnected.into()
 }

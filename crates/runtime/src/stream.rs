@@ -1,6 +1,6 @@
 //! A stream socket, TCP or Unix, that is never waited for while it is read or written.
 
-use std::io::{self, ErrorKind, IoSliceMut, Read};
+use std::io::{self, ErrorKind, IoSlice, IoSliceMut, Read};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
@@ -116,6 +116,16 @@ impl Stream {
             Self::Wire(_) => Ok(0),
         })?;
         Ok(got.or(short))
+    }
+
+    /// The same of two pieces, in one call.
+    pub(crate) fn try_write_both(&self, first: &[u8], then: &[u8]) -> io::Result<Option<usize>> {
+        let slices = [IoSlice::new(first), IoSlice::new(then)];
+        now(|| match self {
+            Self::Tcp(stream) => stream.try_write_vectored(&slices),
+            Self::Unix(stream) => stream.try_write_vectored(&slices),
+            Self::Wire(end) => end.0.try_write(if first.is_empty() { then } else { first }),
+        })
     }
 
     /// Writes what there is room for: `None` if there is none.

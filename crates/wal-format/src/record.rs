@@ -53,6 +53,10 @@ pub struct RecordHeader {
 }
 
 impl RecordHeader {
+    /// Of no record.
+    pub const NONE: Self =
+        Self { total_len: 0, xid: 0, prev: Lsn::INVALID, info: 0, rmgr: RmgrId::XLOG, crc: 0 };
+
     /// Reads a header. Checks nothing.
     #[must_use]
     #[inline]
@@ -249,45 +253,20 @@ impl<'a> RecordBody<'a> {
     /// If the body contradicts itself, or a block's bytes are missing too.
     pub fn read_head(
         spare: &mut SpareBlocks,
-        head: &'a [u8],
-        missing: usize,
-        version: WalVersion,
-    ) -> Result<Self, MalformedRecord> {
-        let mut this = Self {
-            blocks: recycle(std::mem::take(&mut spare.0)),
-            main_data: &[],
-            origin: None,
-            toplevel_xid: None,
-        };
-        if let Err(error) = this.fill(head, missing, version) {
-            this.give_back(spare);
-            return Err(error);
-        }
-        Ok(this)
-    }
-
-    /// Leaves the allocation for the next record.
-    pub fn give_back(self, spare: &mut SpareBlocks) {
-        spare.0 = recycle(self.blocks);
-    }
-
-    fn fill(
-        &mut self,
         body: &'a [u8],
         missing: usize,
         version: WalVersion,
-    ) -> Result<(), MalformedRecord> {
+    ) -> Result<Self, MalformedRecord> {
+        let mut blocks = recycle(std::mem::take(&mut spare.0));
         let short = || MalformedRecord::Short;
         let mut reader = Reader::new(body);
-        let mut main_len = 0;
+        let (mut main_len, mut origin, mut toplevel_xid) = (0, None, None);
         // What the headers announced so far; the headers end where just this much is left.
         let mut announced = 0_usize;
         while reader.remaining().saturating_add(missing) > announced {
             match reader.u8().ok_or_else(short)? {
-                block_id::ORIGIN => self.origin = Some(reader.u16().ok_or_else(short)?),
-                block_id::TOPLEVEL_XID => {
-                    self.toplevel_xid = Some(reader.u32().ok_or_else(short)?);
-                }
+                block_id::ORIGIN => origin = Some(reader.u16().ok_or_else(short)?),
+                block_id::TOPLEVEL_XID => toplevel_xid = Some(reader.u32().ok_or_else(short)?),
                 block_id::DATA_SHORT => {
                     main_len = usize::from(reader.u8().ok_or_else(short)?);
                     break;
@@ -298,14 +277,13 @@ impl<'a> RecordBody<'a> {
                     break;
                 }
                 id => {
-                    let before = self.blocks.last();
-                    let block = block_header(&mut reader, id, before, body, version)?;
+                    let block = block_header(&mut reader, id, blocks.last(), body, version)?;
                     announced = announced.saturating_add(block.bytes());
-                    self.blocks.push(block);
+                    blocks.push(block);
                 }
             }
         }
-        for block in &mut self.blocks {
+        for block in &mut blocks {
             if let Some(image) = &mut block.image {
                 image.bytes = reader.take(image.bytes.len()).ok_or_else(short)?;
             }
@@ -314,11 +292,18 @@ impl<'a> RecordBody<'a> {
             }
         }
         let there = main_len.checked_sub(missing).ok_or_else(short)?;
-        self.main_data = reader.take(there).ok_or_else(short)?;
+        let main_data = reader.take(there).ok_or_else(short)?;
         match reader.remaining() {
-            0 => Ok(()),
+            // Made of its parts here alone: moving a whole one whose parts were just written costs the
+            // processor as much as reading them did.
+            0 => Ok(Self { blocks, main_data, origin, toplevel_xid }),
             left => Err(MalformedRecord::Leftover(left)),
         }
+    }
+
+    /// Leaves the allocation for the next record.
+    pub fn give_back(self, spare: &mut SpareBlocks) {
+        spare.0 = recycle(self.blocks);
     }
 }
 

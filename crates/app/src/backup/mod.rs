@@ -1,5 +1,6 @@
 //! `seawall backup`
 
+mod incremental;
 mod wal;
 
 use std::io::{self, Write};
@@ -86,6 +87,11 @@ async fn take(
     let catalogue = open(&files, &facts).map_err(about)?;
     let holder = format!("seawall backup, process {}", std::process::id());
     let held = hold(&args.archive, &*files, &holder).await?;
+    let parent = match &args.incremental {
+        Some(wanted) => Some(incremental::parent(&args.archive, wanted.as_deref(), &facts)?),
+        None => None,
+    };
+    let (parent, _reading) = parent.unzip();
     for left in held.clear()? {
         tracing::info!("removed {left}, which a backup left that failed or was killed");
     }
@@ -97,7 +103,7 @@ async fn take(
     }
     let started = Timestamp::now();
     let (id, directory) = held.begin(&started.strftime("%Y%m%dT%H%M%SZ").to_string())?;
-    let job = Job { args, settings, facts: &facts, held: &held, id, log };
+    let job = Job { args, settings, facts: &facts, held: &held, id, log, parent };
     let result = job.run(&mut link, directory, &catalogue, started, shutdown).await;
     if result.is_err()
         && let Err(error) = held.abandon(&job.id)
@@ -179,6 +185,8 @@ struct Job<'a> {
     held: &'a Held,
     id: String,
     log: &'a Log,
+    /// What an incremental backup is taken after.
+    parent: Option<Description>,
 }
 
 /// Passes bytes on to where they are kept.
@@ -232,11 +240,24 @@ impl Job<'_> {
             10 => "0700".to_owned(),
             _ => show(link, "data_directory_mode").await?,
         };
+        let incremental = match &self.parent {
+            Some(parent) => {
+                let block_size = show(link, "block_size").await?;
+                incremental::upload(link, &self.args.archive, parent, &mut shutdown).await?;
+                Some(incremental::link(parent, &block_size)?)
+            }
+            None => None,
+        };
         let received = self.receive(link, directory, catalogue, &mut shutdown).await?;
         let ended = Timestamp::now();
         let BackupReceived { intake, start, stop, archives, warnings, damaged } = received;
         let (start, stop) = (point(start), point(stop));
         let taken = intake.0.finish(start, stop, self.facts.system.system_id.0)?;
+        let from = incremental.as_ref().map(|link| link.from);
+        if taken.label.incremental_from != from {
+            let what = "its backup_label isn't that of a backup after the one that was named";
+            return Err(BackupError::NotABackup(what.to_owned()).into());
+        }
         tracing::info!(
             "{} in {} files, from {} to {}; waiting for the WAL between",
             size(taken.bytes.iter().sum::<u64>() as f64),
@@ -263,7 +284,7 @@ impl Job<'_> {
             damage.chain(damaged.iter().flat_map(|_| warnings.iter().map(ToString::to_string)));
         let Taken { label, files, manifest_of_server, .. } = &taken;
         let backup = Description {
-            format: Description::FORMAT,
+            format: Description::format_of(incremental.as_ref(), self.args.compress),
             id: self.id.clone(),
             label: self.args.label.as_str().to_owned(),
             server_version: self.facts.version.num(),
@@ -281,6 +302,8 @@ impl Job<'_> {
             base_bytes: base.map_or(0, |(_, bytes)| *bytes),
             tablespaces: tablespaces.collect(),
             damage: damage.collect(),
+            incremental,
+            compression: self.args.compress,
         };
         self.held.finish(&backup)?;
         Ok(backup)
@@ -320,13 +343,14 @@ impl Job<'_> {
         shutdown: &mut Shutdown,
         tablespace_map: bool,
     ) -> Result<BackupReceived<Keep>, BackupFailure<NotTaken>> {
-        let algorithm = self.args.manifest_checksums;
+        let (algorithm, method) = (self.args.manifest_checksums, self.args.compress);
         let command = BaseBackup {
             label: &self.args.label,
             fast: self.args.checkpoint == Checkpoint::Fast,
             max_rate_kb: self.args.max_rate,
             tablespace_map,
             manifest_checksums: algorithm.name(),
+            incremental: self.parent.is_some(),
         };
         let command = command.command(self.facts.version);
         let begin = |start: &BackupPoint, archives: &[BackupArchive]| {
@@ -337,7 +361,7 @@ impl Job<'_> {
             keep_from(self.held, catalogue, &self.id, point(*start))?;
             let oids = archives.iter().map(|archive| archive.oid).collect();
             let directory = directory.below(Path::new("")).map_err(BackupError::from)?;
-            Ok(Keep(backup::Intake::new(directory, oids, algorithm)?))
+            Ok(Keep(backup::Intake::new(directory, oids, algorithm, method)?))
         };
         if self.args.progress {
             tracing::info!("waiting for the server's checkpoint");

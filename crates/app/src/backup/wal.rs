@@ -133,6 +133,7 @@ impl Wanted<'_> {
             reconnect: false,
             status_interval: Duration::from_secs(10),
             writer: Options::default(),
+            tip: runtime::TipSender::new(None),
         };
         let woken = Arc::new(Notify::new());
         let wake = Arc::clone(&woken);

@@ -27,6 +27,13 @@ pub(crate) struct BackupArgs {
     /// Whether the checkpoint that it begins with is hurried.
     #[arg(short = 'c', long, value_enum, default_value = "spread")]
     pub(crate) checkpoint: Checkpoint,
+    /// Take only what has changed since an earlier backup, the newest one or the one of this name;
+    /// from PostgreSQL 17 on, with summarize_wal = on. It is of no use without that one.
+    #[arg(short = 'i', long, value_name = "ID", num_args = 0..=1, require_equals = true)]
+    pub(crate) incremental: Option<Option<String>>,
+    /// Compress it: zstd, lz4 or gzip.
+    #[arg(short = 'Z', long, value_name = "METHOD")]
+    pub(crate) compress: Option<archive::Method>,
     /// What to call it.
     #[arg(short = 'l', long, default_value = "seawall backup", value_parser = label)]
     pub(crate) label: Label,

@@ -82,6 +82,10 @@ pub(crate) enum Command {
     /// Print records of WAL of any version, as pg_waldump does, and more: seawall waldump --help.
     #[command(disable_help_flag = true)]
     Waldump(WaldumpArgs),
+    /// Serve an archive: standbys, pg_receivewal and other receivers stream from it.
+    Serve(Box<ServeArgs>),
+    /// Say who may stream from an archive that is served.
+    User(UserArgs),
     /// Create, read or drop a replication slot.
     Slot(Box<SlotArgs>),
 }
@@ -175,9 +179,18 @@ pub(crate) struct ReceiveArgs {
     /// Accepted for pg_receivewal's sake: every commit is synced as soon as it arrives, always.
     #[arg(long, conflicts_with = "no_sync", hide = true)]
     pub(crate) synchronous: bool,
+    /// Compress segments once nothing can change them any more: zstd, lz4 or gzip. Everything
+    /// reads them as before.
+    #[arg(short = 'Z', long, value_name = "METHOD")]
+    pub(crate) compress: Option<archive::Method>,
     /// Print events as JSON lines on standard output.
     #[arg(long)]
     pub(crate) json: bool,
+    /// Serve the archive, too, as `seawall serve --listen` does; several times for several.
+    #[arg(long, value_name = "ADDR", conflicts_with = "no_sync")]
+    pub(crate) serve: Vec<runtime::Listen>,
+    #[command(flatten)]
+    pub(crate) serving: ServingArgs,
     #[command(flatten)]
     pub(crate) connection: ConnectionArgs,
     #[command(flatten)]
@@ -193,6 +206,11 @@ pub(crate) use keeping::{ExpireArgs, VerifyArgs};
 
 mod backups;
 mod keeping;
+
+/// `seawall serve` and `seawall user`.
+pub(crate) use serving::{AuthArg, ServeArgs, ServingArgs, UserAction, UserArgs, users_file};
+
+mod serving;
 
 /// `seawall archive-wal`
 #[derive(Debug, Args)]

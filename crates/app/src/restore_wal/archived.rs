@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use archive::{Absence, ArchiveError, Catalogue};
-use disk::{DiskError, RealFiles};
+use disk::{DiskError, ErrorKind, RealFiles};
 use pg_types::{Branch, Lsn, SegmentNumber, SystemId, TimelineId, WalFileKind, WalFileName};
 
 use super::deliver::{Target, copy};
@@ -235,6 +235,7 @@ fn moved() -> Refusal {
 impl From<ArchiveError> for Refusal {
     fn from(error: ArchiveError) -> Self {
         let kind = match error {
+            ArchiveError::Disk(error) => return error.into(),
             ArchiveError::Damaged { .. }
             | ArchiveError::OddSize { .. }
             | ArchiveError::BadHistory(_) => Kind::Damaged,
@@ -250,7 +251,9 @@ impl From<ArchiveError> for Refusal {
 
 impl From<DiskError> for Refusal {
     fn from(error: DiskError) -> Self {
-        Self::new(Kind::Unsure, error.to_string())
+        let corrupt = error.kind() == ErrorKind::Corrupt;
+        let kind = if corrupt { Kind::Damaged } else { Kind::Unsure };
+        Self::new(kind, error.to_string())
     }
 }
 

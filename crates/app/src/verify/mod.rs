@@ -9,13 +9,13 @@ mod state;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use archive::{ArchiveError, Bounds, Catalogue, Damage, DamageKind, RunEnd, Survey, Unfinished};
-use backup::{Backups, Contents, Description};
+use backup::{Backups, Contents, Description, Fault, FaultKind, chain};
 use disk::{AlignedBuf, RealFiles};
 use pg_types::{Lsn, SegmentNumber, TimelineId};
 
@@ -74,7 +74,7 @@ pub(crate) fn examine(archive: &Path, scope: &Scope) -> Result<Report, Failure> 
     let done = Work::new(&catalogue, contents, jobs).run(scope.jobs);
     report.read_bytes = done.bytes;
     wal.take(&catalogue, &survey, &done.runs, receiver.as_ref(), &mut report)?;
-    let mut faulty: BTreeMap<usize, Vec<backup::Fault>> = BTreeMap::new();
+    let mut faulty: BTreeMap<usize, Vec<Fault>> = BTreeMap::new();
     for (place, fault) in done.faults {
         faulty.entry(place).or_default().push(fault);
     }
@@ -95,12 +95,33 @@ pub(crate) fn examine(archive: &Path, scope: &Scope) -> Result<Report, Failure> 
         }
         descriptions.push((stored.description, faults));
     }
+    links(&Backups::open(archive)?.list()?.0, &mut descriptions);
     report.finish(&catalogue, &survey, descriptions, &wal.ends)?;
     for damage in &report.damages {
         wal.verified.remove(&damage.path.display().to_string());
     }
     State::save(archive, &wal.verified);
     Ok(report)
+}
+
+/// What an incremental backup stands on has to be there, and to hold.
+fn links(all: &[Description], backups: &mut [(Description, Vec<Fault>)]) {
+    let faulty = backups.iter().filter(|(_, faults)| !faults.is_empty());
+    let faulty: Vec<String> = faulty.map(|(backup, _)| backup.id.clone()).collect();
+    for (backup, faults) in backups {
+        let what = match chain(all, backup) {
+            Err(error) => error.to_string(),
+            Ok(chain) => {
+                let before = chain.iter().filter(|other| other.id != backup.id);
+                match before.map(|other| &other.id).find(|id| faulty.contains(id)) {
+                    Some(id) => format!("it builds on the backup {id}, which doesn't hold"),
+                    None => continue,
+                }
+            }
+        };
+        let file = PathBuf::from("backup.json");
+        faults.push(Fault { file, member: None, kind: FaultKind::Chain(what) });
+    }
 }
 
 /// The segments, and which of them have to be read.
@@ -129,7 +150,6 @@ impl Wal {
             verified: BTreeMap::new(),
             unchanged: 0,
         };
-        let layout = catalogue.layout();
         for (timeline, segments) in survey.timelines() {
             let first = scope.bounds.get(&timeline).copied();
             let own = this.segments.entry(timeline).or_default();
@@ -138,8 +158,8 @@ impl Wal {
                     this.partials.push((timeline, number));
                     continue;
                 }
-                this.ends.insert(timeline, number.end(layout.segment_size));
-                let path = layout.segment(timeline, number);
+                this.ends.insert(timeline, number.end(catalogue.layout().segment_size));
+                let path = catalogue.stored_file(timeline, number);
                 let identity = Identity::of(&archive.join(&path));
                 let name = path.display().to_string();
                 let known = identity.filter(|identity| !scope.full && state.knows(&name, identity));
@@ -216,7 +236,7 @@ impl Wal {
         for (timeline, number) in settled {
             let identity = self.segments.get(&timeline).and_then(|of| of.get(&number)).copied();
             if let Some(identity) = identity.flatten() {
-                let name = catalogue.layout().segment(timeline, number).display().to_string();
+                let name = catalogue.stored_file(timeline, number).display().to_string();
                 self.verified.insert(name, identity);
             }
         }

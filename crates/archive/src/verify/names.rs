@@ -136,7 +136,7 @@ impl Catalogue {
     }
 
     fn is_there(&self, timeline: TimelineId, number: SegmentNumber) -> Result<bool, DiskError> {
-        let sealed = self.files.len(&self.layout.segment(timeline, number))?.is_some();
+        let sealed = self.len_of(&self.layout.segment(timeline, number))?.is_some();
         Ok(sealed || self.files.len(&self.layout.partial(timeline, number))?.is_some())
     }
 }

@@ -252,6 +252,12 @@ impl<'a> Pass<'a> {
                 Ok(None) => break,
                 Err(error) => {
                     self.damage(start, DamageKind::unreadable(&error));
+                    if error.kind() == disk::ErrorKind::Corrupt
+                        && let Some(damage) = self.damages.last_mut()
+                    {
+                        // A compressed one.
+                        damage.path.clone_from(&error.path);
+                    }
                     self.begin_at(number.end(self.size));
                     break;
                 }

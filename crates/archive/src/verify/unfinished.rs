@@ -35,7 +35,7 @@ impl Catalogue {
         buf: &mut AlignedBuf,
     ) -> Result<Option<Unfinished>, ArchiveError> {
         let path = self.layout.partial(timeline, number);
-        let Some(reader) = self.reader(path, timeline, number)? else { return Ok(None) };
+        let Some(reader) = self.reader(&path, timeline, number)? else { return Ok(None) };
         let reader = reader.up_to(self.layout.segment_size.bytes());
         let start = number.start(self.layout.segment_size);
         let mut pass = match before.filter(|end| end.position() == start) {

@@ -7,6 +7,7 @@
 //! a directory that no server takes for a cluster.
 
 mod destination;
+mod incremental;
 mod plan;
 #[cfg(test)]
 mod tests;
@@ -20,10 +21,11 @@ pub use destination::{Destination, Tablespace};
 
 use crate::description::Description;
 use crate::intake::PG_CONTROL;
-use crate::manifest::{self, Manifest};
+use crate::manifest::{self, Manifest, ManifestFile};
 use crate::store::read_manifest;
 use crate::{BackupError, EntryPath};
 use plan::Plan;
+use unpack::Unpacked;
 
 /// What `pg_control` is called until everything else is durable.
 const CONTROL_UNDER_WAY: &str = "global/pg_control.restoring";
@@ -45,34 +47,65 @@ pub struct Restored {
     pub aside: Vec<PathBuf>,
 }
 
-/// Writes a backup's files to where they belong, by so many threads. The destination has to have
-/// been [examined](Destination::examine).
+/// A backup, and where its files are.
+#[derive(Debug)]
+pub struct Link {
+    /// Its directory.
+    pub directory: Tree,
+    /// What it is.
+    pub description: Description,
+}
+
+/// Writes a backup's files to where they belong, by so many threads: the last one of a
+/// [chain](crate::chain()). The destination has to have been [examined](Destination::examine).
 ///
 /// # Errors
 /// If the backup doesn't hold, or the disk fails. What was written then is no cluster.
 pub fn restore(
-    backup: &Tree,
-    description: &Description,
+    chain: &[Link],
     destination: &Destination,
     threads: usize,
 ) -> Result<Restored, BackupError> {
-    let text = read_manifest(backup)?;
-    let manifest = Manifest::parse(&text)?;
+    let nothing = || BackupError::NotABackup("there is none".to_owned());
+    let newest = chain.last().filter(|_| chain.len() < incremental::MAX_CHAIN);
+    let newest = newest.ok_or_else(nothing)?;
+    let description = &newest.description;
+    let mut manifests = Vec::new();
+    for link in chain {
+        manifests.push((link, Manifest::parse(&read_manifest(&link.directory)?)?));
+    }
     // Before anything is touched: what the tar files hold is what they should.
-    let plan = Plan::of(backup, description, &manifest)?;
+    let plan = Plan::of(&manifests)?;
     let aside = destination.set_aside()?;
     let readers = if description.group_access { Readers::Group } else { Readers::Owner };
     let places = Places::make(description, destination, readers)?;
     for (archive, path) in &plan.directories {
         places.directory(*archive, path)?;
     }
-    let auto_conf = unpack::files(backup, &plan, &places, threads)?;
+    let Unpacked { auto_conf, bytes, made } = unpack::files(chain, &plan, &places, threads)?;
     places.links(description, destination)?;
-    let kept = manifest::without(&text, TABLESPACE_MAP)?;
+    let kept = match manifests.pop() {
+        Some((_, manifest)) if description.incremental.is_some() => {
+            combined(manifest, made).write().into_bytes()
+        }
+        _ => manifest::without(&read_manifest(&newest.directory)?, TABLESPACE_MAP)?,
+    };
     places.data.create(Path::new(manifest::NAME))?.write(&kept)?;
-    let (files, bytes) = plan.totals();
+    let files = plan.files();
     let others = places.others.into_iter().map(|(_, tree)| tree).chain(places.wal).collect();
     Ok(Restored { data: places.data, others, auto_conf, files, bytes, aside })
+}
+
+/// The manifest of what was combined: of the newest backup, but for the files that were made.
+fn combined(newest: Manifest, made: Vec<(EntryPath, ManifestFile)>) -> Manifest {
+    let mut manifest = newest;
+    let space = |path: &EntryPath| path.as_path().strip_prefix("pg_tblspc").is_ok();
+    manifest.files.retain(|path, _| {
+        let archive = space(path).then_some(0);
+        !path.is(TABLESPACE_MAP) && path.of_incremental(archive).is_none()
+    });
+    manifest.files.extend(made);
+    manifest
 }
 
 impl Restored {

@@ -1,20 +1,22 @@
 //! What is in a backup's tar files, read from their headers alone and held against the manifest:
-//! the same files, of the same sizes, each once.
+//! the same files, of the same sizes, each once. Of an incremental backup's file with changed blocks
+//! it is found where the others are.
 
-use std::path::Path;
+use std::collections::BTreeMap;
 
 use disk::Tree;
 
-use super::TABLESPACE_MAP;
-use crate::intake::tar_name;
+use super::{Link, TABLESPACE_MAP};
 use crate::manifest::{Manifest, ManifestFile};
 use crate::recovery::SIGNALS;
 use crate::tar::{self, BLOCK, Entry, EntryKind, Reader};
 use crate::{BackupError, Description, EntryPath};
 
-/// A file to write.
-#[derive(Debug)]
-pub(super) struct Job {
+/// A file as it is stored.
+#[derive(Clone, Debug)]
+pub(super) struct Stored {
+    /// The place of its backup in the chain.
+    pub(super) backup: usize,
     /// The tar file that it is in: a tablespace's, or the data directory's.
     pub(super) archive: Option<u32>,
     /// Its path there.
@@ -25,6 +27,22 @@ pub(super) struct Job {
     pub(super) file: ManifestFile,
 }
 
+impl Stored {
+    /// Its path in the data directory.
+    pub(super) fn whole_path(&self, path: &EntryPath) -> EntryPath {
+        self.archive.map_or_else(|| path.clone(), |oid| path.in_tablespace(oid))
+    }
+}
+
+/// A file to write.
+#[derive(Debug)]
+pub(super) struct Job {
+    /// Its path in its archive.
+    pub(super) path: EntryPath,
+    /// What it is made of: itself, or changed blocks, the newest first, and a whole file behind them.
+    pub(super) from: Vec<Stored>,
+}
+
 /// What there is to do.
 #[derive(Debug, Default)]
 pub(super) struct Plan {
@@ -32,21 +50,70 @@ pub(super) struct Plan {
     pub(super) directories: Vec<(Option<u32>, EntryPath)>,
     /// Files.
     pub(super) jobs: Vec<Job>,
+    /// What the newest backup has changed blocks of.
+    incremental: Vec<Stored>,
 }
 
 impl Plan {
-    pub(super) fn of(
+    /// Of a chain of backups with their manifests, the full one first.
+    pub(super) fn of(chain: &[(&Link, Manifest)]) -> Result<Self, BackupError> {
+        let mut plans = Vec::new();
+        for (place, (link, manifest)) in chain.iter().enumerate() {
+            plans.push(Self::of_one(place, &link.directory, &link.description, manifest)?);
+        }
+        let Some(mut newest) = plans.pop() else { return Ok(Self::default()) };
+        if newest.incremental.is_empty() {
+            return Ok(newest);
+        }
+        // By where they are and what they are called, the newest backup first.
+        let older: Vec<BTreeMap<(Option<u32>, EntryPath), Stored>> =
+            plans.into_iter().rev().map(Self::by_path).collect();
+        for changed in std::mem::take(&mut newest.incremental) {
+            let wrong = |what: &str| BackupError::NotAsListed {
+                path: changed.whole_path(&changed.path),
+                what: what.to_owned(),
+            };
+            let path = changed.path.of_incremental(changed.archive);
+            let path = path.ok_or_else(|| wrong("it isn't a file's name"))?;
+            let mut from = vec![changed.clone()];
+            let mut whole = false;
+            for backup in &older {
+                let at = |path: EntryPath| backup.get(&(changed.archive, path));
+                let found = at(path.clone());
+                whole = found.is_some();
+                let found = found.or_else(|| at(path.as_incremental()));
+                from.push(found.ok_or_else(|| wrong("a backup before it hasn't got it"))?.clone());
+                if whole {
+                    break;
+                }
+            }
+            if !whole {
+                return Err(wrong("no backup has the whole file"));
+            }
+            newest.jobs.push(Job { path, from });
+        }
+        Ok(newest)
+    }
+
+    fn by_path(self) -> BTreeMap<(Option<u32>, EntryPath), Stored> {
+        let jobs = self.jobs.into_iter().flat_map(|job| job.from);
+        let all = jobs.chain(self.incremental);
+        all.map(|stored| ((stored.archive, stored.path.clone()), stored)).collect()
+    }
+
+    fn of_one(
+        place: usize,
         backup: &Tree,
         description: &Description,
         manifest: &Manifest,
     ) -> Result<Self, BackupError> {
         let oids = description.tablespaces.iter().map(|tablespace| tablespace.oid).collect();
-        let mut scan = Scan { manifest, oids, archive: None, plan: Self::default(), listed: 0 };
+        let (plan, incremental) = (Self::default(), description.incremental.is_some());
+        let mut scan = Scan { place, incremental, manifest, oids, archive: None, plan, listed: 0 };
         let tablespaces = description.tablespaces.iter();
-        let archives = tablespaces.map(|t| (Some(t.oid), t.bytes));
-        for (archive, bytes) in archives.chain([(None, description.base_bytes)]) {
+        for archive in tablespaces.map(|tablespace| Some(tablespace.oid)).chain([None]) {
             scan.archive = archive;
-            scan.tar(backup, bytes)?;
+            scan.tar(backup, description)?;
         }
         if scan.listed != manifest.files.len() {
             let missing = format!(
@@ -59,13 +126,17 @@ impl Plan {
         Ok(scan.plan)
     }
 
-    /// Files and their bytes.
-    pub(super) fn totals(&self) -> (u64, u64) {
-        (self.jobs.len() as u64, self.jobs.iter().map(|job| job.file.size).sum())
+    /// How many files there are.
+    pub(super) fn files(&self) -> u64 {
+        self.jobs.len() as u64
     }
 }
 
 struct Scan<'a> {
+    /// The backup's place in the chain.
+    place: usize,
+    /// Whether it may have files with changed blocks only.
+    incremental: bool,
     manifest: &'a Manifest,
     /// The tablespaces there are.
     oids: Vec<u32>,
@@ -77,14 +148,9 @@ struct Scan<'a> {
 
 impl Scan<'_> {
     /// Goes from header to header.
-    fn tar(&mut self, backup: &Tree, bytes: u64) -> Result<(), BackupError> {
-        let file = backup.open_file(Path::new(&tar_name(self.archive)))?;
-        let len = file.len()?;
-        if len != bytes {
-            let what =
-                format!("{} has {len} bytes, and should have {bytes}", tar_name(self.archive));
-            return Err(BackupError::NotABackup(what));
-        }
+    fn tar(&mut self, backup: &Tree, description: &Description) -> Result<(), BackupError> {
+        let file = description.open_tar(backup, self.archive)?;
+        let len = file.len();
         let (mut reader, mut header) = (Reader::new(), [0; BLOCK]);
         while reader.position() < len {
             file.read_exact_at(&mut header, reader.position())?;
@@ -128,8 +194,14 @@ impl tar::Visitor for Scan<'_> {
                 self.listed += 1;
                 let skipped =
                     SIGNALS.iter().any(|signal| whole.is(signal)) || whole.is(TABLESPACE_MAP);
-                if !skipped {
-                    self.plan.jobs.push(Job { archive, path, at, file: file.clone() });
+                if skipped {
+                    return Ok(());
+                }
+                let stored = Stored { backup: self.place, archive, path, at, file: file.clone() };
+                if self.incremental && stored.path.of_incremental(archive).is_some() {
+                    self.plan.incremental.push(stored);
+                } else {
+                    self.plan.jobs.push(Job { path: stored.path.clone(), from: vec![stored] });
                 }
             }
         }

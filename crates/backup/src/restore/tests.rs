@@ -92,7 +92,8 @@ impl Scene {
         let destination = self.destination();
         destination.examine(18).unwrap();
         let tree = Tree::open(&backup, Readers::Owner).unwrap();
-        let restored = restore(&tree, &self.description, &destination, 3);
+        let link = Link { directory: tree, description: self.description.clone() };
+        let restored = restore(&[link], &destination, 3);
         (self.root, restored)
     }
 

@@ -1,45 +1,64 @@
-//! The files, written by several threads: each takes the next one, reads it from its tar file,
+//! The files, written by several threads: each takes the next one, reads it from where it is stored,
 //! sums it up and writes it.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-use disk::{OldFile, Tree};
+use disk::NewFile;
 
-use super::plan::{Job, Plan};
-use super::{CONTROL_UNDER_WAY, Places};
+use super::incremental::{Header, Sources, whole_label};
+use super::plan::{Job, Plan, Stored};
+use super::{CONTROL_UNDER_WAY, Link, Places};
 use crate::checksum::Hasher;
-use crate::intake::{PG_CONTROL, tar_name};
+use crate::intake::PG_CONTROL;
+use crate::label;
 use crate::recovery::AUTO_CONF;
-use crate::{BackupError, EntryPath};
+use crate::{BackupError, EntryPath, ManifestFile, StoredTar};
 
 /// How much is read at once: large enough for the disk, and small enough for the processor's cache.
+/// A multiple of every block's size.
 const CHUNK_BYTES: usize = 256 << 10;
 
 /// Files from this size on are synced as soon as they are written, so that the disk is busy from the
 /// beginning; for smaller ones, which are many, one sync of everything at the end is quicker.
 const SYNC_FROM_BYTES: u64 = 1 << 20;
 
-/// Writes the files; gives the content of `postgresql.auto.conf`, which isn't written.
+/// What came of it.
+pub(super) struct Unpacked {
+    /// The content of `postgresql.auto.conf`, which isn't written.
+    pub(super) auto_conf: Vec<u8>,
+    /// The bytes that were written.
+    pub(super) bytes: u64,
+    /// The files that are in no backup just so.
+    pub(super) made: Vec<(EntryPath, ManifestFile)>,
+}
+
+/// Writes the files.
 pub(super) fn files(
-    backup: &Tree,
+    chain: &[Link],
     plan: &Plan,
     places: &Places,
     threads: usize,
-) -> Result<Vec<u8>, BackupError> {
+) -> Result<Unpacked, BackupError> {
     let mut tars = Vec::new();
-    for archive in places.others.iter().map(|(oid, _)| Some(*oid)).chain([None]) {
-        tars.push((archive, backup.open_file(Path::new(&tar_name(archive)))?));
+    for link in chain {
+        let oids = link.description.tablespaces.iter().map(|tablespace| Some(tablespace.oid));
+        let open = |archive| Ok((archive, link.description.open_tar(&link.directory, archive)?));
+        tars.push(oids.chain([None]).map(open).collect::<Result<_, BackupError>>()?);
     }
+    let incremental = chain.last().and_then(|link| link.description.incremental.as_ref());
     let work = Work {
         jobs: &plan.jobs,
         places,
         tars,
+        block_size: incremental.map(|link| link.block_size),
         next: AtomicUsize::new(0),
         stop: AtomicBool::new(false),
+        bytes: AtomicU64::new(0),
         auto_conf: Mutex::new(Vec::new()),
+        made: Mutex::new(Vec::new()),
     };
     let results: Vec<Result<(), BackupError>> = thread::scope(|scope| {
         let workers: Vec<_> =
@@ -48,17 +67,26 @@ pub(super) fn files(
         workers.into_iter().map(|worker| worker.join().map_err(|_| panicked())?).collect()
     });
     results.into_iter().collect::<Result<(), _>>()?;
-    Ok(work.auto_conf.into_inner().unwrap_or_else(PoisonError::into_inner))
+    Ok(Unpacked {
+        auto_conf: work.auto_conf.into_inner().unwrap_or_else(PoisonError::into_inner),
+        bytes: work.bytes.into_inner(),
+        made: work.made.into_inner().unwrap_or_else(PoisonError::into_inner),
+    })
 }
 
 struct Work<'a> {
     jobs: &'a [Job],
     places: &'a Places,
-    tars: Vec<(Option<u32>, OldFile)>,
+    /// Of each backup of the chain.
+    tars: Vec<Vec<(Option<u32>, StoredTar)>>,
+    /// Of a cluster whose backup is incremental.
+    block_size: Option<u32>,
     next: AtomicUsize,
     /// A thread has failed.
     stop: AtomicBool,
+    bytes: AtomicU64,
     auto_conf: Mutex<Vec<u8>>,
+    made: Mutex<Vec<(EntryPath, ManifestFile)>>,
 }
 
 impl Work<'_> {
@@ -68,7 +96,13 @@ impl Work<'_> {
             if self.stop.load(Ordering::Relaxed) {
                 break;
             }
-            let done = self.write(job, &mut chunk);
+            let done = match (job.from.as_slice(), self.block_size) {
+                ([stored], _) => self.write(job, stored, &mut chunk),
+                ([newest, ..], Some(block_size)) => {
+                    self.combine(job, newest, block_size, &mut chunk)
+                }
+                _ => Ok(()),
+            };
             if done.is_err() {
                 self.stop.store(true, Ordering::Relaxed);
                 return done;
@@ -77,50 +111,164 @@ impl Work<'_> {
         Ok(())
     }
 
-    fn write(&self, job: &Job, chunk: &mut [u8]) -> Result<(), BackupError> {
-        let in_base = job.archive.is_none();
+    fn write(&self, job: &Job, stored: &Stored, chunk: &mut [u8]) -> Result<(), BackupError> {
+        let in_base = stored.archive.is_none();
         if in_base && job.path.is(AUTO_CONF) {
-            let mut content = Vec::new();
-            self.read(job, chunk, |bytes| {
-                content.extend_from_slice(bytes);
-                Ok(())
-            })?;
-            *self.auto_conf.lock().unwrap_or_else(PoisonError::into_inner) = content;
+            *self.auto_conf.lock().unwrap_or_else(PoisonError::into_inner) =
+                self.content(stored, chunk)?;
             return Ok(());
         }
-        let (tree, path) = self.places.tree(job.archive, &job.path)?;
+        if in_base && job.path.is(label::NAME) && self.block_size.is_some() {
+            return self.write_label(job, stored, chunk);
+        }
         let is_control = in_base && job.path.is(PG_CONTROL);
+        let (tree, path) = self.places.tree(stored.archive, &job.path)?;
         let path = if is_control { Path::new(CONTROL_UNDER_WAY) } else { path };
         let mut file = tree.create(path)?;
-        self.read(job, chunk, |bytes| Ok(file.write(bytes)?))?;
-        if job.file.size >= SYNC_FROM_BYTES {
+        self.read(stored, chunk, |bytes, _| Ok(file.write(bytes)?))?;
+        self.written(&file, stored.file.size)
+    }
+
+    /// The label of an incremental backup becomes that of a full one.
+    fn write_label(&self, job: &Job, stored: &Stored, chunk: &mut [u8]) -> Result<(), BackupError> {
+        let label = whole_label(&self.content(stored, chunk)?);
+        let (tree, path) = self.places.tree(stored.archive, &job.path)?;
+        let mut file = tree.create(path)?;
+        file.write(&label)?;
+        let mut hasher = Hasher::new(stored.file.algorithm);
+        hasher.update(&label);
+        self.was_made(job, stored, label.len() as u64, hasher);
+        self.written(&file, label.len() as u64)
+    }
+
+    /// Writes a file of which the newest backup has only the blocks that changed.
+    fn combine(
+        &self,
+        job: &Job,
+        newest: &Stored,
+        block_size: u32,
+        chunk: &mut [u8],
+    ) -> Result<(), BackupError> {
+        let Some((whole, changed)) = job.from.split_last() else { return Ok(()) };
+        let mut headers = Vec::new();
+        for stored in changed {
+            let tar = self.tar(stored)?;
+            headers.push(Header::read(stored, block_size, |buf, at| {
+                tar.read_exact_at(buf, stored.at.saturating_add(at))
+            })?);
+        }
+        let block = u64::from(block_size);
+        let sources = Sources::of(&headers, whole.file.size / block);
+        let (tree, path) = self.places.tree(newest.archive, &job.path)?;
+        let file = tree.create(path)?;
+        for (place, stored) in job.from.iter().enumerate() {
+            let header = headers.get(place);
+            let begin = header.map_or(0, |header| header.len);
+            self.read(stored, chunk, |bytes, at| {
+                // Chunks, and the first block, begin at multiples of a block.
+                for (piece, at) in
+                    bytes.chunks(block_size as usize).zip((at..).step_by(block_size as usize))
+                {
+                    let Some(nth) = at.checked_sub(begin).map(|at| at / block) else { continue };
+                    let number = match header {
+                        None => Some(nth),
+                        Some(header) => usize::try_from(nth)
+                            .ok()
+                            .and_then(|nth| header.blocks.get(nth))
+                            .map(|number| u64::from(*number)),
+                    };
+                    if let Some(number) = number
+                        && piece.len() == block_size as usize
+                        && sources.is_from(number, place)
+                    {
+                        file.write_at(piece, number * block)?;
+                    }
+                }
+                Ok(())
+            })?;
+        }
+        let len = sources.blocks() * block;
+        file.set_len(len)?;
+        self.sum_up(job, newest, len, chunk)?;
+        self.written(&file, len)
+    }
+
+    /// Sums up a file that was made.
+    fn sum_up(
+        &self,
+        job: &Job,
+        newest: &Stored,
+        len: u64,
+        chunk: &mut [u8],
+    ) -> Result<(), BackupError> {
+        let (tree, path) = self.places.tree(newest.archive, &job.path)?;
+        let (file, mut hasher) = (tree.open_file(path)?, Hasher::new(newest.file.algorithm));
+        let mut at = 0;
+        while at < len {
+            let part = usize::try_from(len - at).unwrap_or(usize::MAX).min(chunk.len());
+            let Some(bytes) = chunk.get_mut(..part) else { break };
+            file.read_exact_at(bytes, at)?;
+            hasher.update(bytes);
+            at += part as u64;
+        }
+        self.was_made(job, newest, len, hasher);
+        Ok(())
+    }
+
+    fn was_made(&self, job: &Job, stored: &Stored, size: u64, hasher: Hasher) {
+        let (algorithm, sum) = (stored.file.algorithm, hasher.finish());
+        let made = (stored.whole_path(&job.path), ManifestFile { size, algorithm, sum });
+        self.made.lock().unwrap_or_else(PoisonError::into_inner).push(made);
+    }
+
+    fn written(&self, file: &NewFile, bytes: u64) -> Result<(), BackupError> {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        if bytes >= SYNC_FROM_BYTES {
             file.sync()?;
         }
         Ok(())
     }
 
-    /// Reads a file's bytes and holds them against its sum.
+    /// All of a small file.
+    fn content(&self, stored: &Stored, chunk: &mut [u8]) -> Result<Vec<u8>, BackupError> {
+        let mut content = Vec::new();
+        self.read(stored, chunk, |bytes, _| {
+            content.extend_from_slice(bytes);
+            Ok(())
+        })?;
+        Ok(content)
+    }
+
+    fn tar(&self, stored: &Stored) -> Result<&StoredTar, BackupError> {
+        let tars = self.tars.get(stored.backup).into_iter().flatten();
+        let mut tars = tars.filter(|(archive, _)| *archive == stored.archive);
+        let tar = tars.next().map(|(_, tar)| tar);
+        tar.ok_or_else(|| wrong(&stored.path, "its tar file isn't there"))
+    }
+
+    /// Reads a file's bytes, with their offsets, and holds them against its sum.
     fn read(
         &self,
-        job: &Job,
+        stored: &Stored,
         chunk: &mut [u8],
-        mut take: impl FnMut(&[u8]) -> Result<(), BackupError>,
+        mut take: impl FnMut(&[u8], u64) -> Result<(), BackupError>,
     ) -> Result<(), BackupError> {
-        let Some((_, tar)) = self.tars.iter().find(|(archive, _)| *archive == job.archive) else {
-            return Err(wrong(&job.path, "its tar file isn't there"));
-        };
-        let mut hasher = Hasher::new(job.file.algorithm);
-        let (mut at, end) = (job.at, job.at + job.file.size);
-        while at < end {
-            let len = usize::try_from(end - at).unwrap_or(usize::MAX).min(chunk.len());
+        let tar = self.tar(stored)?;
+        let mut hasher = Hasher::new(stored.file.algorithm);
+        let (mut at, size) = (0, stored.file.size);
+        while at < size {
+            let len = usize::try_from(size - at).unwrap_or(usize::MAX).min(chunk.len());
             let Some(bytes) = chunk.get_mut(..len) else { break };
-            tar.read_exact_at(bytes, at)?;
+            tar.read_exact_at(bytes, stored.at.saturating_add(at))?;
             hasher.update(bytes);
-            take(bytes)?;
+            take(bytes, at)?;
             at += len as u64;
         }
-        if hasher.finish() != job.file.sum {
-            return Err(wrong(&job.path, "its checksum is another: the stored backup is damaged"));
+        if hasher.finish() != stored.file.sum {
+            return Err(wrong(
+                &stored.path,
+                "its checksum is another: the stored backup is damaged",
+            ));
         }
         Ok(())
     }

@@ -145,6 +145,74 @@ impl Entry {
     }
 }
 
+/// Makes headers, each like that of a file of the same tar file but for its name, size, type, mode
+/// and link: the same owner, the same time.
+#[derive(Clone, Debug)]
+pub(crate) struct Headers {
+    like: [u8; BLOCK],
+}
+
+const MODE: std::ops::Range<usize> = 100..108;
+const TIME: std::ops::Range<usize> = 136..148;
+const LINK: std::ops::Range<usize> = 157..257;
+
+/// What a made header is of.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Made<'a> {
+    /// A file of so many bytes.
+    File(u64),
+    /// A directory.
+    Directory,
+    /// A link to there.
+    Link(&'a str),
+}
+
+impl Headers {
+    pub(crate) fn like(header: [u8; BLOCK]) -> Self {
+        Self { like: header }
+    }
+
+    /// When the file was changed, in seconds since 1970.
+    pub(crate) fn time(header: &[u8; BLOCK]) -> i64 {
+        number(header.get(TIME).unwrap_or_default()).map_or(0, u64::cast_signed)
+    }
+
+    /// Makes a header; `None` if a name or a link doesn't fit into it.
+    pub(crate) fn make(&self, name: &str, made: Made<'_>, mode: u16) -> Option<[u8; BLOCK]> {
+        let mut header = self.like;
+        let (kind, size, link) = match made {
+            Made::File(size) => (b'0', size, ""),
+            Made::Directory => (b'5', 0, ""),
+            Made::Link(target) => (b'2', 0, target),
+        };
+        let slash = if matches!(made, Made::File(_)) { "" } else { "/" };
+        put(&mut header, NAME, format!("{name}{slash}").as_bytes())?;
+        put(&mut header, LINK, link.as_bytes())?;
+        // Digits, and a blank behind them.
+        put(&mut header, MODE, format!("{mode:07o} ").as_bytes())?;
+        put(&mut header, SIZE, format!("{size:011o} ").as_bytes())?;
+        put(&mut header, SUM, &[b' '; SUM.end - SUM.start])?;
+        *header.get_mut(TYPE)? = kind;
+        let sum: u64 = header.iter().map(|byte| u64::from(*byte)).sum();
+        put(&mut header, SUM, format!("{sum:07o} ").as_bytes())?;
+        Some(header)
+    }
+}
+
+/// Fills a field: with zeros behind, of which a text's has one at the least.
+fn put(header: &mut [u8; BLOCK], field: std::ops::Range<usize>, bytes: &[u8]) -> Option<()> {
+    let is_text = field == NAME || field == LINK;
+    let field = header.get_mut(field)?;
+    if bytes.len() + usize::from(is_text) > field.len() {
+        return None;
+    }
+    let bytes = bytes.iter().copied().chain(std::iter::repeat(0));
+    for (to, from) in field.iter_mut().zip(bytes) {
+        *to = from;
+    }
+    Some(())
+}
+
 /// A field's text, up to the NUL if there is one.
 fn c_string(field: &[u8]) -> &[u8] {
     field.split(|byte| *byte == 0).next().unwrap_or_default()

@@ -11,6 +11,7 @@ mod header;
 use std::collections::HashSet;
 
 pub use header::{BLOCK, Entry, EntryKind, TarError};
+pub(crate) use header::{Headers, Made};
 
 use crate::EntryPath;
 

@@ -81,6 +81,11 @@ impl Files for RealFiles {
         file.write(OpKind::Append, 0, bytes)
     }
 
+    fn append(&self, path: &Path, bytes: &[u8]) -> Result<(), DiskError> {
+        let file = self.root.open(path, Access::Buffered, true)?;
+        file.write(OpKind::Append, file.len()?, bytes)
+    }
+
     fn sync_file(&self, path: &Path) -> Result<(), DiskError> {
         self.root.open(path, Access::Buffered, false)?.sync(OpKind::SyncAll)
     }

@@ -262,6 +262,10 @@ impl Files for RealDisk {
         self.files().write_new(path, bytes)
     }
 
+    fn append(&self, path: &Path, bytes: &[u8]) -> Result<(), DiskError> {
+        self.files().append(path, bytes)
+    }
+
     fn sync_file(&self, path: &Path) -> Result<(), DiskError> {
         self.files().sync_file(path)
     }

@@ -311,6 +311,24 @@ impl NewFile {
         written.map_err(|error| DiskError::from_io("write", &self.path, &error))
     }
 
+    /// Writes at this place.
+    ///
+    /// # Errors
+    /// If the disk fails, or is full.
+    pub fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), DiskError> {
+        let written = self.file.write_all_at(bytes, offset);
+        written.map_err(|error| DiskError::from_io("write", &self.path, &error))
+    }
+
+    /// Gives it this length; what is added reads as zeros.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn set_len(&self, len: u64) -> Result<(), DiskError> {
+        let set = self.file.set_len(len);
+        set.map_err(|error| DiskError::from_io("set the length", &self.path, &error))
+    }
+
     /// fsync.
     ///
     /// # Errors

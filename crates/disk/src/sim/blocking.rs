@@ -72,6 +72,14 @@ impl Files for SimDisk {
         state.write(OpKind::Append, &handle, 0, bytes)
     }
 
+    fn append(&self, path: &Path, bytes: &[u8]) -> Result<(), DiskError> {
+        let mut state = self.state();
+        let ino = state.run(OpKind::Open, path, None, |s, _| s.image.lookup_file(path))?;
+        let end = state.image.file(ino).map_or(0, |inode| inode.len);
+        let handle = Handle { ino, access: Access::Buffered, path: path.to_owned() };
+        state.write(OpKind::Append, &handle, end, bytes)
+    }
+
     fn sync_file(&self, path: &Path) -> Result<(), DiskError> {
         let mut state = self.state();
         let kind = OpKind::SyncAll;

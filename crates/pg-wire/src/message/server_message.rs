@@ -24,6 +24,8 @@ impl SqlState {
     pub const PROTOCOL_VIOLATION: SqlState = SqlState(*b"08P01");
     /// A number is outside its range.
     pub const NUMERIC_VALUE_OUT_OF_RANGE: SqlState = SqlState(*b"22003");
+    /// `invalid_parameter_value`
+    pub const INVALID_PARAMETER_VALUE: SqlState = SqlState(*b"22023");
     /// The user may not connect so: pg_hba.conf, or the missing REPLICATION attribute.
     pub const INVALID_AUTHORIZATION: SqlState = SqlState(*b"28000");
     /// The password is wrong.

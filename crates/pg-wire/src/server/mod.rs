@@ -13,7 +13,16 @@ pub mod grammar;
 pub mod response;
 pub mod scram;
 pub mod startup;
+pub mod users;
 
 mod verifier;
 
+use subtle::ConstantTimeEq;
+
 pub use verifier::{Verifier, VerifierError};
+
+/// Whether two secrets are the same, in a time that tells nothing of where they differ.
+#[must_use]
+pub fn same_secret(one: &[u8], other: &[u8]) -> bool {
+    one.ct_eq(other).into()
+}

@@ -15,6 +15,20 @@ pub enum ColumnType {
     Int4,
     /// `int8`
     Int8,
+    /// `oid`
+    Oid,
+}
+
+impl ColumnType {
+    /// Its oid, and the bytes that a value has; −1 if they vary.
+    const fn facts(self) -> (u32, i16) {
+        match self {
+            Self::Text => (25, -1),
+            Self::Int4 => (23, 4),
+            Self::Int8 => (20, 8),
+            Self::Oid => (26, 4),
+        }
+    }
 }
 
 /// A column of an answer.
@@ -24,6 +38,8 @@ pub struct Column<'a> {
     pub name: &'a str,
     /// Its type.
     pub of: ColumnType,
+    /// The bytes that a value of the type has, which old servers don't always get right.
+    pub len: i16,
     /// The type's modifier: −1, and 0 in some answers of old servers.
     pub modifier: i32,
 }
@@ -32,7 +48,8 @@ impl<'a> Column<'a> {
     /// A column whose type has no modifier.
     #[must_use]
     pub const fn new(name: &'a str, of: ColumnType) -> Self {
-        Self { name, of, modifier: -1 }
+        let (_, len) = of.facts();
+        Self { name, of, len, modifier: -1 }
     }
 }
 
@@ -189,16 +206,12 @@ impl Responses {
         self.message(b'T', |body| {
             body.extend(u16::try_from(columns.len()).unwrap_or(0).to_be_bytes());
             for column in columns {
-                let (oid, len) = match column.of {
-                    ColumnType::Text => (25_u32, -1_i16),
-                    ColumnType::Int4 => (23, 4),
-                    ColumnType::Int8 => (20, 8),
-                };
+                let (oid, _) = column.of.facts();
                 text(body, column.name);
                 // No table has it: no object, no number.
                 body.extend([0; 6]);
                 body.extend(oid.to_be_bytes());
-                body.extend(len.to_be_bytes());
+                body.extend(column.len.to_be_bytes());
                 body.extend(column.modifier.to_be_bytes());
                 // As text.
                 body.extend([0; 2]);
@@ -228,6 +241,11 @@ impl Responses {
         self.message(b'W', |body| body.extend([0; 3]));
     }
 
+    /// CopyOutResponse.
+    pub fn copy_out(&mut self) {
+        self.message(b'H', |body| body.extend([0; 3]));
+    }
+
     /// CopyDone.
     pub fn copy_done(&mut self) {
         self.message(b'c', |_| {});
@@ -236,6 +254,14 @@ impl Responses {
     /// CopyData.
     pub fn copy_data(&mut self, payload: &[u8]) {
         self.message(b'd', |body| body.extend(payload));
+    }
+
+    /// CopyData that begins with what kind it is of.
+    pub fn copy_data_of(&mut self, kind: u8, payload: &[u8]) {
+        self.message(b'd', |body| {
+            body.push(kind);
+            body.extend(payload);
+        });
     }
 
     /// ErrorResponse or NoticeResponse.
@@ -312,8 +338,10 @@ mod tests {
         check(|to| to.row(&[Some(b"1"), None]), "[Some([49]), None]");
         check(|to| to.complete("COPY 0"), "COPY 0");
         check(Responses::copy_both, "CopyBothResponse");
+        check(Responses::copy_out, "CopyOutResponse");
         check(Responses::copy_done, "CopyDone");
         check(|to| to.copy_data(b"k"), "CopyData([107])");
+        check(|to| to.copy_data_of(b'd', b"k"), "CopyData([100, 107])");
         let refusal = Refusal::fatal(SqlState::SYNTAX_ERROR, "a\0b").hint("h").detail("d");
         check(|to| to.refusal(&refusal), "a?b");
     }

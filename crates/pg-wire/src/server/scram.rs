@@ -13,8 +13,12 @@ use super::Verifier;
 use super::response::Refusal;
 use crate::message::SqlState;
 
-/// The only mechanism that is offered: without TLS there is no channel to bind to.
+/// The mechanism that is always offered.
 pub const MECHANISM: &str = "SCRAM-SHA-256";
+/// The one that is offered within TLS, and bound to the server's certificate.
+pub const MECHANISM_PLUS: &str = "SCRAM-SHA-256-PLUS";
+/// The header of a message that is bound to it (RFC 5929).
+const BOUND: &str = "p=tls-server-end-point,,";
 
 /// Bytes of the server's nonce (`SCRAM_RAW_NONCE_LEN`, common/scram-common.h).
 pub const NONCE_LEN: usize = 18;
@@ -25,6 +29,8 @@ pub struct Exchange {
     /// Nobody's password is right.
     doomed: bool,
     nonce: String,
+    /// The hash of the server's certificate, within TLS.
+    end_point: Option<Vec<u8>>,
     state: State,
 }
 
@@ -54,13 +60,15 @@ pub enum Step {
 
 impl Exchange {
     /// An exchange with a user who has this verifier, or with nobody. `nonce` is random; `mock` is
-    /// a secret that doesn't change, from which the salt of users that don't exist is made.
+    /// a secret that doesn't change, from which the salt of users that don't exist is made;
+    /// `end_point` is the hash of the server's certificate where there is one to be bound to.
     #[must_use]
     pub fn new(
         verifier: Option<Verifier>,
         user: &str,
         nonce: [u8; NONCE_LEN],
         mock: &[u8],
+        end_point: Option<Vec<u8>>,
     ) -> Self {
         let doomed = verifier.is_none();
         let verifier = verifier.unwrap_or_else(|| {
@@ -69,7 +77,8 @@ impl Exchange {
             salt.iter_mut().zip(hash).for_each(|(to, from)| *to = from);
             Verifier::mock(salt)
         });
-        Self { verifier, doomed, nonce: STANDARD.encode(nonce), state: State::First }
+        let nonce = STANDARD.encode(nonce);
+        Self { verifier, doomed, nonce, end_point, state: State::First }
     }
 
     /// Takes the body of a password message: the first one names the mechanism.
@@ -78,7 +87,10 @@ impl Exchange {
     /// What a client is told that doesn't keep to the protocol.
     pub fn handle(&mut self, body: &[u8]) -> Result<Step, Refusal> {
         match std::mem::replace(&mut self.state, State::Done) {
-            State::First => self.first(initial_response(body)?),
+            State::First => {
+                let (is_bound, message) = initial_response(body, self.end_point.is_some())?;
+                self.first(is_bound, message)
+            }
             State::Final { first_bare, binding, server_first, nonce } => {
                 let message = as_text(body)?;
                 let (without_proof, proof) =
@@ -105,21 +117,36 @@ impl Exchange {
         }
     }
 
-    /// `n,,n=,r=nonce`
-    fn first(&mut self, message: &str) -> Result<Step, Refusal> {
-        let flag = message.chars().next();
-        let header = match flag {
-            Some('n' | 'y') => message.get(1..).and_then(|rest| rest.strip_prefix(",,")),
-            Some('p') => {
-                return Err(violation(
-                    "the client requires SCRAM channel binding, which takes TLS",
-                ));
+    /// What the client has to give back of its header, in base64, and the rest of its first
+    /// message: `n,,n=,r=nonce`.
+    fn header<'a>(&self, is_bound: bool, message: &'a str) -> Result<(String, &'a str), Refusal> {
+        if is_bound {
+            let Some(bare) = message.strip_prefix(BOUND) else {
+                return Err(malformed("channel binding was chosen, and its data isn't there"));
+            };
+            let hash = self.end_point.as_deref().unwrap_or_default();
+            return Ok((STANDARD.encode([BOUND.as_bytes(), hash].concat()), bare));
+        }
+        if message.starts_with("y,,") && self.end_point.is_some() {
+            let text = "SCRAM channel binding negotiation error";
+            return Err(Refusal::fatal(SqlState::INVALID_AUTHORIZATION, text).detail(
+                "The client supports SCRAM channel binding but thinks the server does not.  \
+                 However, this server does support channel binding.",
+            ));
+        }
+        if message.starts_with('p') {
+            return Err(violation("the client requires SCRAM channel binding, which takes TLS"));
+        }
+        for flag in ["n,,", "y,,"] {
+            if let Some(bare) = message.strip_prefix(flag) {
+                return Ok((STANDARD.encode(flag), bare));
             }
-            _ => None,
-        };
-        let Some(bare) = header else {
-            return Err(malformed("unexpected channel-binding flag, or an authorization identity"));
-        };
+        }
+        Err(malformed("unexpected channel-binding flag, or an authorization identity"))
+    }
+
+    fn first(&mut self, is_bound: bool, message: &str) -> Result<Step, Refusal> {
+        let (binding, bare) = self.header(is_bound, message)?;
         let mut attributes = bare.split(',');
         // The name is the startup packet's; libpq sends an empty one.
         let named = attributes.next().is_some_and(|text| text.starts_with("n="));
@@ -134,7 +161,6 @@ impl Exchange {
         let Verifier { iterations, salt, .. } = &self.verifier;
         let server_first = format!("r={nonce},s={},i={iterations}", STANDARD.encode(salt));
         let step = Step::Continue(server_first.clone().into_bytes());
-        let binding = STANDARD.encode(if flag == Some('y') { "y,," } else { "n,," });
         self.state = State::Final { first_bare: bare.to_owned(), binding, server_first, nonce };
         Ok(step)
     }
@@ -163,16 +189,18 @@ fn hmac(key: &[u8], parts: &[&[u8]]) -> [u8; 32] {
     hmac.finalize().into_bytes().into()
 }
 
-/// The mechanism's name, a length, and as many bytes.
-fn initial_response(body: &[u8]) -> Result<&str, Refusal> {
+/// The mechanism's name, a length, and as many bytes: whether it is the bound one, and those.
+fn initial_response(body: &[u8], may_bind: bool) -> Result<(bool, &str), Refusal> {
     let mut reader = crate::reader::Reader::new(body);
     let mechanism = reader.c_string();
-    if mechanism != Some(MECHANISM.as_bytes()) {
+    let is_bound = may_bind && mechanism == Some(MECHANISM_PLUS.as_bytes());
+    if !is_bound && mechanism != Some(MECHANISM.as_bytes()) {
         return Err(violation("client selected an invalid SASL authentication mechanism"));
     }
     let len = reader.u32().and_then(|len| usize::try_from(len).ok());
     let message = len.and_then(|len| reader.take(len)).filter(|_| reader.is_empty());
-    as_text(message.ok_or_else(|| malformed("its length is wrong"))?)
+    let message = as_text(message.ok_or_else(|| malformed("its length is wrong"))?)?;
+    Ok((is_bound, message))
 }
 
 fn as_text(bytes: &[u8]) -> Result<&str, Refusal> {
@@ -204,7 +232,7 @@ mod tests {
     /// postgres-protocol's client against this server.
     fn exchange(password: &[u8], verifier: Option<Verifier>, binding: ChannelBinding) -> Step {
         let mut client = ScramSha256::new(password, binding);
-        let mut server = Exchange::new(verifier, "u", NONCE, b"mock");
+        let mut server = Exchange::new(verifier, "u", NONCE, b"mock", None);
         let Step::Continue(challenge) = server.handle(&initial(client.message())).unwrap() else {
             panic!("no challenge")
         };
@@ -231,9 +259,39 @@ mod tests {
     }
 
     #[test]
+    fn within_tls_it_is_bound_to_the_certificate() {
+        let check = |ours: &[u8], theirs: ChannelBinding, name: &str| {
+            let mut client = ScramSha256::new(b"right", theirs);
+            let end_point = Some(ours.to_vec());
+            let mut server = Exchange::new(Some(verifier()), "u", NONCE, b"mock", end_point);
+            let first = client.message();
+            let len = u32::try_from(first.len()).unwrap().to_be_bytes();
+            let first = [name.as_bytes(), b"\0", &len, first].concat();
+            let challenge = match server.handle(&first) {
+                Ok(Step::Continue(challenge)) => challenge,
+                Ok(other) => panic!("{other:?}"),
+                Err(refusal) => return refusal.message,
+            };
+            client.update(&challenge).unwrap();
+            match server.handle(client.message()) {
+                Ok(step) => format!("{}", matches!(step, Step::Success(_))),
+                Err(refusal) => refusal.message,
+            }
+        };
+        let bound = |hash: &[u8]| ChannelBinding::tls_server_end_point(hash.to_vec());
+        assert_eq!(check(b"hash", bound(b"hash"), MECHANISM_PLUS), "true");
+        assert!(check(b"hash", bound(b"other"), MECHANISM_PLUS).contains("channel-binding"));
+        assert_eq!(check(b"hash", ChannelBinding::unsupported(), MECHANISM), "true");
+        let downgraded = check(b"hash", ChannelBinding::unrequested(), MECHANISM);
+        assert!(downgraded.contains("negotiation error"), "{downgraded}");
+        let unbound = check(b"hash", ChannelBinding::unsupported(), MECHANISM_PLUS);
+        assert!(unbound.contains("malformed"), "{unbound}");
+    }
+
+    #[test]
     fn a_user_who_does_not_exist_always_has_the_same_salt() {
         let challenge = |user: &str, nonce| {
-            let mut server = Exchange::new(None, user, nonce, b"mock");
+            let mut server = Exchange::new(None, user, nonce, b"mock", None);
             let Ok(Step::Continue(challenge)) = server.handle(&initial(b"n,,n=,r=abc")) else {
                 panic!("no challenge")
             };
@@ -248,7 +306,7 @@ mod tests {
     #[test]
     fn what_is_no_scram_is_refused() {
         let check = |bodies: &[&[u8]], expect: &str| {
-            let mut server = Exchange::new(Some(verifier()), "u", NONCE, b"mock");
+            let mut server = Exchange::new(Some(verifier()), "u", NONCE, b"mock", None);
             let mut steps: Vec<_> = bodies.iter().map(|body| server.handle(body)).collect();
             let refusal = steps.pop().unwrap().unwrap_err();
             let text = format!("{} {:?}", refusal.message, refusal.detail);
@@ -276,7 +334,7 @@ mod tests {
             first in prop::collection::vec(any::<u8>(), 0..60),
             second in prop::collection::vec(any::<u8>(), 0..60),
         ) {
-            let mut server = Exchange::new(Some(verifier()), "u", NONCE, b"mock");
+            let mut server = Exchange::new(Some(verifier()), "u", NONCE, b"mock", None);
             let _ = server.handle(&initial(&first));
             prop_assert!(!matches!(server.handle(&second), Ok(Step::Success(_))));
         }

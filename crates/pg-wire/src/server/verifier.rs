@@ -6,7 +6,7 @@ use std::fmt;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-const PREFIX: &str = "SCRAM-SHA-256$";
+pub(super) const PREFIX: &str = "SCRAM-SHA-256$";
 /// A salt has 16 bytes; a longer one would only make messages longer.
 const MAX_SALT: usize = 128;
 

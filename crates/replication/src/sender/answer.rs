@@ -5,7 +5,7 @@ use pg_wire::message::SqlState;
 use pg_wire::server::response::{Column, ColumnType, Refusal, Responses};
 use pg_wire::stream::EndOfTimeline;
 
-use super::Host;
+use super::{BackupStart, Host};
 
 /// What came of a command.
 #[derive(Clone, Debug)]
@@ -41,6 +41,8 @@ pub enum Answer {
         /// Where the timeline ends, if it has.
         end: Option<EndOfTimeline>,
     },
+    /// BASE_BACKUP: its parts follow, by [`Sender::backup_part`](super::Sender::backup_part).
+    Backup(BackupStart),
     /// It can't be done.
     Refused(Refusal),
 }
@@ -104,7 +106,7 @@ impl Answer {
             Self::Slot(slot) => read_slot(to, slot),
             Self::SlotDropped => to.complete("DROP_REPLICATION_SLOT"),
             Self::Refused(refusal) => to.refusal(&refusal),
-            Self::Stream { .. } => {}
+            Self::Stream { .. } | Self::Backup(_) => {}
         }
         to.ready();
     }

@@ -9,6 +9,7 @@
 //! Invariant: no piece ends behind the limit that the last [`Sender::advance`] gave.
 
 mod answer;
+mod backup;
 mod host;
 mod lag;
 mod stream;
@@ -29,9 +30,11 @@ use pg_wire::server::startup::{FirstPacket, StartupMessage};
 use pg_wire::stream::EndOfTimeline;
 
 pub use answer::{Answer, SlotAnswer};
+pub use backup::{BackupPart, BackupStart};
 pub use host::Host;
 pub use stream::{Piece, Standing, Status};
 
+use self::backup::Sending;
 use self::stream::{After, Stream};
 
 /// What a connection is given that nobody can guess, and its number.
@@ -60,6 +63,8 @@ pub enum Login {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Ask {
+    /// Send what is to be sent, and do a TLS handshake; then [`Sender::encrypted`].
+    Tls,
     /// Look how this user logs in; then [`Sender::login`].
     Login(String),
     /// Do this; then [`Sender::answer`].
@@ -81,6 +86,8 @@ enum State {
         ssl: bool,
         gss: bool,
     },
+    /// Somebody does a TLS handshake.
+    Handshake,
     /// Somebody looks how the user logs in.
     LoggingIn(StartupMessage),
     Sasl(Box<Exchange>, StartupMessage),
@@ -91,6 +98,8 @@ enum State {
     /// A command is being done.
     Working,
     Streaming(Box<Stream>),
+    /// A base backup is being sent.
+    Backup(Box<backup::Sending>),
     Closed,
 }
 
@@ -105,6 +114,9 @@ pub struct Sender {
     asks: VecDeque<Ask>,
     user: String,
     settings: BTreeMap<String, String>,
+    offers_tls: bool,
+    /// What SCRAM is bound to, within TLS.
+    end_point: Option<Vec<u8>>,
 }
 
 impl Sender {
@@ -121,6 +133,8 @@ impl Sender {
             asks: VecDeque::new(),
             user: String::new(),
             settings: BTreeMap::new(),
+            offers_tls: false,
+            end_point: None,
         }
     }
 
@@ -139,7 +153,10 @@ impl Sender {
     /// Whether it has proved who it is.
     #[must_use]
     pub fn is_logged_in(&self) -> bool {
-        matches!(self.state, State::Idle { .. } | State::Working | State::Streaming(_))
+        matches!(
+            self.state,
+            State::Idle { .. } | State::Working | State::Streaming(_) | State::Backup(_)
+        )
     }
 
     /// Whether the connection has ended, but for what is still to be sent.
@@ -169,6 +186,20 @@ impl Sender {
         self.go_on(now);
     }
 
+    /// There is TLS for whoever asks for it.
+    pub fn offer_tls(&mut self) {
+        self.offers_tls = true;
+    }
+
+    /// The handshake is done that [`Ask::Tls`] asked for; `end_point` is the hash of our
+    /// certificate, if it has one.
+    pub fn encrypted(&mut self, end_point: Option<Vec<u8>>) {
+        if matches!(self.state, State::Handshake) {
+            self.end_point = end_point;
+            self.state = State::First { ssl: true, gss: true };
+        }
+    }
+
     /// How the user logs in whom [`Ask::Login`] asked about.
     pub fn login(&mut self, how: Login, now: Instant) {
         let State::LoggingIn(startup) = std::mem::replace(&mut self.state, State::Closed) else {
@@ -178,8 +209,13 @@ impl Sender {
             Login::Trust => self.logged_in(&startup),
             Login::Scram(verifier) => {
                 let Secrets { nonce, mock, .. } = &self.secrets;
-                let exchange = Exchange::new(verifier, &self.user, *nonce, mock);
-                self.outgoing.authentication_sasl(&[scram::MECHANISM]);
+                let end_point = self.end_point.clone();
+                let mechanisms: &[&str] = match end_point {
+                    Some(_) => &[scram::MECHANISM_PLUS, scram::MECHANISM],
+                    None => &[scram::MECHANISM],
+                };
+                let exchange = Exchange::new(verifier, &self.user, *nonce, mock, end_point);
+                self.outgoing.authentication_sasl(mechanisms);
                 self.state = State::Sasl(Box::new(exchange), startup);
             }
         }
@@ -198,7 +234,10 @@ impl Sender {
         else {
             return;
         };
-        if let Answer::Stream { start, timeline, limit, end } = answer {
+        if let Answer::Backup(backup) = answer {
+            let sending = Sending::new(backup, self.host.version, now, &mut self.outgoing);
+            self.state = State::Backup(Box::new(sending));
+        } else if let Answer::Stream { start, timeline, limit, end } = answer {
             let is_over = end.is_some_and(|end| start >= end.switch_point);
             let stream = Stream::new(start, timeline, limit, end, self.timeout(), now);
             if is_over {
@@ -230,9 +269,9 @@ impl Sender {
         }
     }
 
-    /// The stream can't go on.
+    /// The stream, or the base backup, can't go on.
     pub fn fail(&mut self, refusal: &Refusal) {
-        if let State::Streaming(_) = self.state {
+        if matches!(self.state, State::Streaming(_) | State::Backup(_)) {
             self.outgoing.refusal(refusal);
             self.outgoing.ready();
             self.state = State::Idle { to_sync: false };
@@ -291,6 +330,32 @@ impl Sender {
         }
     }
 
+    /// Whether a base backup is being sent.
+    #[must_use]
+    pub fn is_in_backup(&self) -> bool {
+        matches!(self.state, State::Backup(_))
+    }
+
+    /// Whether the next part of a base backup is wanted: only once all of
+    /// [`poll_transmit`](Self::poll_transmit) is sent, and not before the time that is given.
+    #[must_use]
+    pub fn wants_backup(&self) -> Option<Option<Instant>> {
+        match &self.state {
+            State::Backup(sending) if self.poll_transmit().is_none() => Some(sending.not_before()),
+            _ => None,
+        }
+    }
+
+    /// The next part of a base backup.
+    pub fn backup_part(&mut self, part: BackupPart<'_>, now: Instant) {
+        if let State::Backup(sending) = &mut self.state
+            && sending.part(part, now, &mut self.outgoing)
+        {
+            self.state = State::Idle { to_sync: false };
+            self.go_on(now);
+        }
+    }
+
     /// Bytes to send; [`transmitted`](Self::transmitted) says how many were.
     #[must_use]
     pub fn poll_transmit(&self) -> Option<&[u8]> {
@@ -342,7 +407,11 @@ impl Sender {
         while !rest.is_empty() {
             let done = match &self.state {
                 State::First { .. } => self.first_packet(rest),
-                State::LoggingIn(_) | State::Working | State::Closed => break,
+                State::Handshake
+                | State::LoggingIn(_)
+                | State::Working
+                | State::Backup(_)
+                | State::Closed => break,
                 State::Sasl(..) => self.message(rest, MAX_LOGIN_BODY, now),
                 State::Idle { .. } | State::Streaming(_) => self.message(rest, MAX_BODY, now),
             };
@@ -368,11 +437,14 @@ impl Sender {
         match FirstPacket::parse(body, newest) {
             Ok(FirstPacket::Ssl) if !*ssl => {
                 *ssl = true;
-                self.no_encryption(bytes.len() > len, "SSL request");
+                if self.encryption(bytes.len() > len, "SSL request", self.offers_tls) {
+                    self.state = State::Handshake;
+                    self.asks.push_back(Ask::Tls);
+                }
             }
             Ok(FirstPacket::Gss) if !*gss => {
                 *gss = true;
-                self.no_encryption(bytes.len() > len, "GSSAPI encryption request");
+                self.encryption(bytes.len() > len, "GSSAPI encryption request", false);
             }
             Ok(FirstPacket::Cancel { process_id, key }) => {
                 self.asks.push_back(Ask::Cancel { process_id, key });
@@ -396,8 +468,8 @@ impl Sender {
         Ok(Some(len))
     }
 
-    /// Says that there is none, unless somebody has put bytes behind the request.
-    fn no_encryption(&mut self, more: bool, request: &str) {
+    /// Says whether there is any, unless somebody has put bytes behind the request.
+    fn encryption(&mut self, more: bool, request: &str, is_there: bool) -> bool {
         if more {
             let text = format!("received unencrypted data after {request}");
             let refusal = Refusal::fatal(SqlState::PROTOCOL_VIOLATION, text).detail(
@@ -405,9 +477,11 @@ impl Sender {
                  man-in-the-middle attack.",
             );
             self.asks.push_back(Ask::Note(refusal.message.clone()));
-            return self.refuse(&refusal);
+            self.refuse(&refusal);
+            return false;
         }
-        self.outgoing.plain(b'N');
+        self.outgoing.plain(if is_there { b'S' } else { b'N' });
+        is_there
     }
 
     fn startup(&mut self, startup: StartupMessage) -> Result<(), Refusal> {
@@ -548,11 +622,6 @@ impl Sender {
                 SqlState::FEATURE_NOT_SUPPORTED,
                 format!("{name} isn't served by seawall: it serves physical replication"),
             ),
-            Ok(Command::BaseBackup(_)) => Refusal::error(
-                SqlState::FEATURE_NOT_SUPPORTED,
-                "BASE_BACKUP isn't served by this version of seawall",
-            )
-            .hint("Take the base backup from the primary, and stream from here."),
             Ok(command) => {
                 self.asks.push_back(Ask::Command(command));
                 self.state = State::Working;

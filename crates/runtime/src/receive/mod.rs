@@ -25,6 +25,7 @@ use self::guard::{Guard, Look};
 use crate::check::{Finding, Intent, Level, Settings, judge};
 use crate::gap::oldest_kept;
 use crate::session::{connect, history, read_slot};
+use crate::tip::{Tip, TipSender, publish};
 use crate::world;
 use crate::{AskError, Ended, Facts, Link, SessionError, Verdict};
 
@@ -60,6 +61,8 @@ pub struct Receive {
     pub status_interval: Duration,
     /// The writer's bounds.
     pub writer: Options,
+    /// Where whoever hands WAL on learns up to where it may be.
+    pub tip: TipSender,
 }
 
 /// What a receiver tells whoever started it. Texts are made where they are shown.
@@ -289,6 +292,8 @@ impl Receiver<'_> {
         }
         let (timeline, start, proved) = (resume.timeline, resume.start, resume.proved());
         let acknowledged = resume.acknowledged();
+        let tip = Tip { version: facts.version, timeline, end: acknowledged, session: 0 };
+        publish(&self.what.tip, tip);
         let mut writer = Writer::new(&archive, resume, self.what.writer, disk);
         let text = start_replication(self.slot(), start, timeline);
         link.connection.start_streaming(&text, start);
@@ -297,8 +302,9 @@ impl Receiver<'_> {
         let positions = writer.positions();
         let standing = Cell::new(Progress { positions, upstream, acknowledged });
         let settings = &self.here;
+        let tip = &self.what.tip;
         let mut stream =
-            stream::Streaming::new(&mut link, &mut writer, disk, woken, observer, &standing);
+            stream::Streaming::new(&mut link, &mut writer, disk, woken, observer, &standing, tip);
         let result = tokio::select! {
             result = stream.run(shutdown, self.what.end_position, timeline, &begun) => result,
             look = self.guard.watch(settings, &standing) => Err(match look {

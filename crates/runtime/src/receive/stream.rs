@@ -17,6 +17,7 @@ use tokio::sync::Notify;
 use tokio::time::{Sleep, sleep_until};
 
 use crate::receive::{Observer, Progress, Report, Shutdown};
+use crate::tip::{self, TipSender};
 use crate::world;
 use crate::{Ended, Link, SessionError};
 
@@ -52,6 +53,7 @@ pub(super) struct Streaming<'a> {
     woken: &'a Notify,
     observer: &'a mut dyn Observer,
     standing: &'a Cell<Progress>,
+    tip: &'a TipSender,
     last_read: Instant,
     /// How the timeline ended, once it has.
     ended: Option<EndOfTimeline>,
@@ -68,6 +70,7 @@ impl<'a> Streaming<'a> {
         woken: &'a Notify,
         observer: &'a mut dyn Observer,
         standing: &'a Cell<Progress>,
+        tip: &'a TipSender,
     ) -> Self {
         let now = world::now();
         Self {
@@ -77,6 +80,7 @@ impl<'a> Streaming<'a> {
             woken,
             observer,
             standing,
+            tip,
             last_read: now,
             ended: None,
             syncing_since: None,
@@ -138,8 +142,14 @@ impl<'a> Streaming<'a> {
 
     /// Takes what has ended on the disk, and gives it what is to be done.
     fn complete(&mut self) {
+        let mut any = false;
         while let Some(completion) = self.disk.poll() {
             self.writer.handle(completion, world::now());
+            any = true;
+        }
+        if any && let Some(may) = self.writer.acknowledgement() {
+            // Before anything else is written: followers have it as soon as it is durable.
+            tip::advance(self.tip, may.flush);
         }
         self.submit();
     }

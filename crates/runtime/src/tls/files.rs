@@ -13,6 +13,7 @@ use std::sync::Arc;
 use pg_wire::Secret;
 use pg_wire::settings::{ConfigFile, RootCerts, SslMode, TlsSettings};
 use pkcs8::EncryptedPrivateKeyInfoRef;
+use rustls::RootCertStore;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::{PemObject, SectionKind};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -138,11 +139,21 @@ pub(super) fn client_certificate(
         }
         Err(error) => return Err(unusable(CERT, path, error)),
     }
-    let chain: Vec<_> = certificates(CERT, path)?.into_iter().map(CertificateDer::from).collect();
     let Some(key_path) = settings.key.path() else {
         return Err(TlsError::NoKey { path: "~/.postgresql/postgresql.key".into() });
     };
-    let key = private_key(key_path, settings.key_password.as_ref())?;
+    certified(path, key_path, settings.key_password.as_ref(), provider).map(Some)
+}
+
+/// A certificate, those behind it, and its key.
+pub(super) fn certified(
+    path: &Path,
+    key_path: &Path,
+    password: Option<&Secret>,
+    provider: &CryptoProvider,
+) -> Result<CertifiedKey, TlsError> {
+    let chain: Vec<_> = certificates(CERT, path)?.into_iter().map(CertificateDer::from).collect();
+    let key = private_key(key_path, password)?;
     let key = provider
         .key_provider
         .load_private_key(key)
@@ -155,7 +166,16 @@ pub(super) fn client_certificate(
             return Err(unusable(CERT, path, what));
         }
     }
-    Ok(Some(certified))
+    Ok(certified)
+}
+
+/// The authorities of a file, for certificates of clients.
+pub(super) fn authorities(path: &Path) -> Result<RootCertStore, TlsError> {
+    let mut store = RootCertStore::empty();
+    for der in certificates(ROOT, path)? {
+        store.add(der.into()).map_err(|error| unusable(ROOT, path, error))?;
+    }
+    Ok(store)
 }
 
 fn is_absent(error: &io::Error) -> bool {

@@ -15,6 +15,7 @@ mod end_point;
 mod error;
 mod files;
 mod name;
+mod server;
 mod stream;
 mod verifier;
 
@@ -22,6 +23,7 @@ mod verifier;
 mod tests;
 
 pub use error::TlsError;
+pub(crate) use server::ServerTls;
 pub(crate) use stream::TlsStream;
 
 use std::sync::Arc;

@@ -4,9 +4,10 @@
 //! for 4 KiB at a time. Plaintext goes from rustls straight to where it belongs: two copies.
 
 use std::io::{self, ErrorKind, IoSliceMut, Read, Write};
+use std::sync::Arc;
 
 use pg_wire::startup::{ALPN, Channel};
-use rustls::ClientConnection;
+use rustls::{ClientConnection, Connection, ServerConfig, ServerConnection};
 
 use super::{Client, TlsError};
 use crate::stream::Stream;
@@ -20,7 +21,7 @@ const OUTPUT_LEN: usize = 16 << 10;
 #[derive(Debug)]
 pub(crate) struct TlsStream {
     stream: Stream,
-    connection: ClientConnection,
+    connection: Connection,
     /// Ciphertext that rustls hasn't taken yet lies in `from..to`.
     input: Vec<u8>,
     from: usize,
@@ -46,10 +47,7 @@ impl TlsStream {
     ) -> Result<(Self, Channel), TlsError> {
         let handshake = |error: rustls::Error| TlsError::Handshake(error.to_string());
         let connection = ClientConnection::new(client.config.clone(), client.name.clone());
-        let connection = connection.map_err(handshake)?;
-        let input = vec![0; INPUT_LEN];
-        let (from, to, plaintext, unsent) = (0, 0, 0, 0);
-        let mut this = Self { stream, connection, input, from, to, plaintext, unsent };
+        let mut this = Self::new(stream, connection.map_err(handshake)?.into());
         if let Err(error) = this.handshake().await {
             let is_tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
             return Err(match (client.verifier.take_flaw(), is_tls) {
@@ -61,6 +59,34 @@ impl TlsStream {
         let certificates = this.connection.peer_certificates().unwrap_or_default();
         let channel = client.channel(certificates.first().map_or(&[][..], |leaf| leaf.as_ref()));
         Ok((this, channel))
+    }
+
+    /// Does the handshake as the server.
+    pub(super) async fn accept(
+        stream: Stream,
+        config: Arc<ServerConfig>,
+    ) -> Result<Self, TlsError> {
+        let handshake = |error: rustls::Error| TlsError::Handshake(error.to_string());
+        let connection = ServerConnection::new(config).map_err(handshake)?;
+        let mut this = Self::new(stream, connection.into());
+        match this.handshake().await {
+            Ok(()) => Ok(this),
+            Err(error) => Err(match error.get_ref().and_then(|inner| inner.downcast_ref()) {
+                Some(error) => handshake(rustls::Error::clone(error)),
+                None => TlsError::Broken(error),
+            }),
+        }
+    }
+
+    fn new(stream: Stream, connection: Connection) -> Self {
+        let input = vec![0; INPUT_LEN];
+        let (from, to, plaintext, unsent) = (0, 0, 0, 0);
+        Self { stream, connection, input, from, to, plaintext, unsent }
+    }
+
+    /// The other side's certificate, if it showed one.
+    pub(super) fn peer_certificate(&self) -> Option<&[u8]> {
+        self.connection.peer_certificates()?.first().map(AsRef::as_ref)
     }
 
     async fn handshake(&mut self) -> io::Result<()> {

@@ -11,6 +11,7 @@
 //! clock, a thread, a real file.
 
 mod check;
+mod compression;
 mod explore;
 mod faults;
 mod ledger;
@@ -20,6 +21,7 @@ mod promotion;
 mod session;
 mod tamper;
 
+pub use compression::compress;
 pub use explore::{Cut, Explored, Explorer, Plan, crash_points};
 pub use faults::{FaultCase, disk_full, fault_cases, io_fault};
 pub use ledger::{AckRule, Ledger, Violation};

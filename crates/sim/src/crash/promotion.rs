@@ -19,17 +19,17 @@ const CUTS: [Cut; 3] =
     [Cut::Power(PowerLoss::StrictPosix), Cut::Power(PowerLoss::Ext4Ordered), Cut::Kill];
 
 /// An archive with all of a log on timeline 1, and a server that left it somewhere in it.
-struct Scene {
-    primary: Primary,
-    disk: SimDisk,
-    ledger: Ledger,
+pub(super) struct Scene {
+    pub(super) primary: Primary,
+    pub(super) disk: SimDisk,
+    pub(super) ledger: Ledger,
     switch: Lsn,
     history: String,
     branch: Branch,
 }
 
 impl Scene {
-    fn new(seed: u64) -> Result<Self, Violation> {
+    pub(super) fn new(seed: u64) -> Result<Self, Violation> {
         let primary = Primary::new(seed);
         let disk = SimDisk::new(seed);
         let setup = Setup { rule: AckRule::Right, ..Setup::new(seed) };
@@ -90,7 +90,7 @@ fn second() -> TimelineId {
 
 /// Crashes `what` at each operation, in each way, and hands each disk that is found to `after`.
 /// Gives how many.
-fn crash_each(
+pub(super) fn crash_each(
     disk: &SimDisk,
     seed: u64,
     what: impl Fn(&SimDisk) -> Result<(), ArchiveError>,

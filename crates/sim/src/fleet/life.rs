@@ -528,5 +528,6 @@ fn receive(seed: u64) -> Result<Receive, Violation> {
         reconnect: true,
         status_interval: Duration::from_secs(10),
         writer: Options { buffers: 6, buffer_bytes, sync: true },
+        tip: runtime::TipSender::new(None),
     })
 }

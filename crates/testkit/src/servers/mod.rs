@@ -29,7 +29,7 @@ use self::place::Place;
 pub use crate::Error as ServersError;
 pub use libraries::system_program;
 pub use old::{OLD_MAJORS, install_old, on_each_old_major};
-pub use server::{PgConnection, Server, ServerOptions, StopMode};
+pub use server::{PgConnection, Server, ServerOptions, StopMode, free_port};
 pub use wal_names::{
     is_segment_name, lsn_text, parse_lsn, segment_size_in, segment_start, segments_in,
     sparse_segments_before,

@@ -506,7 +506,7 @@ fn with_conf(conf: &[&str]) -> ServerOptions {
 }
 
 /// A port that nobody listens on right now. Processes start their search at different places.
-fn free_port() -> Result<u16, Error> {
+pub fn free_port() -> Result<u16, Error> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let count = PORTS.end - PORTS.start;
     for _ in 0..count {

@@ -60,13 +60,14 @@ impl Times {
         };
         let mut spare = SpareBlocks::default();
         loop {
-            let found = match reader.next_record() {
-                Ok(found) => found,
+            match reader.next_record() {
+                Ok(()) => {}
                 // A file that isn't there is where this log ends, as far as times go.
                 Err(Stop::End | Stop::Invalid(_) | Stop::Files(FileTrouble::Open { .. })) => break,
                 Err(Stop::Files(trouble)) => return Err(trouble.failure(reader.version())),
-            };
-            let Ok(body) = reader.decode(&found, &mut spare) else { break };
+            }
+            let found = reader.found();
+            let Ok(body) = reader.decode(&mut spare) else { break };
             let time = time_of(&found.header, &body);
             body.give_back(&mut spare);
             if let Some(time) = time

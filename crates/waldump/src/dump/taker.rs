@@ -135,23 +135,30 @@ impl<'a> Taker<'a> {
     #[inline]
     fn step(&mut self, reader: &mut Reader, sink: &mut dyn Sink) -> Result<(), End> {
         let before = reader.last_read();
-        let found = reader.next_record()?;
+        reader.next_record()?;
+        let found = reader.found();
         if found.lsn >= self.config.before {
             return Err(End::Enough);
         }
-        let body = match reader.decode(&found, &mut self.spare) {
-            Ok(body) => body,
-            Err(how) => return Err(reader.malformed(&found, before, how).into()),
+        // Not moved out of the result: that costs as much as taking a small record apart.
+        let decoded = reader.decode(&mut self.spare);
+        let streamed = match &decoded {
+            Ok(body) => {
+                self.first.get_or_insert((found.lsn, found.header.prev));
+                let takes = self.config.filter.takes(&found.header, body);
+                takes.then(|| self.take(reader, body)).transpose()?
+            }
+            Err(how) => {
+                let how = *how;
+                return Err(reader.malformed(before, how).into());
+            }
         };
-        self.first.get_or_insert((found.lsn, found.header.prev));
-        if !self.config.filter.takes(&found.header, &body) {
+        if let Ok(body) = decoded {
             body.give_back(&mut self.spare);
-            return Ok(());
         }
-        let streamed = self.take(reader, &found, &body)?;
-        body.give_back(&mut self.spare);
+        let Some(streamed) = streamed else { return Ok(()) };
         if let Some(opening) = streamed {
-            self.stream(reader, &found, &opening, sink)?;
+            self.stream(reader, &opening, sink)?;
         }
         if self.text.len() >= PIECE_BYTES {
             sink.drain(&mut self.text, self.first)?;
@@ -165,20 +172,15 @@ impl<'a> Taker<'a> {
 
     /// Makes of a record what is asked for; what is left to be streamed of a message that isn't
     /// there as a whole.
-    fn take(
-        &mut self,
-        reader: &Reader,
-        found: &Found,
-        body: &RecordBody<'_>,
-    ) -> Result<Option<Opening>, End> {
-        let version = reader.version();
+    fn take(&mut self, reader: &Reader, body: &RecordBody<'_>) -> Result<Option<Opening>, End> {
+        let (version, found) = (reader.version(), reader.found());
         let header = &found.header;
         let source = Source { version, lsn: found.lsn, header, body };
         let mut streamed = None;
         match self.config.mode {
             Mode::Quiet => {}
-            Mode::Text if reader.missing(found) > 0 && header.rmgr == RmgrId::LOGICAL_MESSAGE => {
-                let total = body.main_data.len().saturating_add(reader.missing(found));
+            Mode::Text if reader.missing() > 0 && header.rmgr == RmgrId::LOGICAL_MESSAGE => {
+                let total = body.main_data.len().saturating_add(reader.missing());
                 streamed = message::opening(body.main_data, total);
                 line::put_head(&source, &mut self.text);
             }
@@ -209,7 +211,6 @@ impl<'a> Taker<'a> {
     fn stream(
         &mut self,
         reader: &mut Reader,
-        found: &Found,
         opening: &Opening,
         sink: &mut dyn Sink,
     ) -> Result<(), End> {
@@ -217,9 +218,9 @@ impl<'a> Taker<'a> {
         self.text.extend_from_slice(&opening.text);
         let mut failed = None;
         let mut written = 0;
-        let skip = headers_of_message(found, opening);
+        let skip = headers_of_message(reader.found(), opening);
         let (text, first) = (&mut self.text, self.first);
-        reader.reread(found, skip, &mut |bytes| {
+        reader.reread(skip, &mut |bytes| {
             let bytes = bytes.get(..bytes.len().min(opening.len - written)).unwrap_or_default();
             message::put_bytes(bytes, written == 0, text);
             written += bytes.len();

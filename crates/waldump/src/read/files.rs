@@ -12,9 +12,10 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use compression::Method;
 use pg_types::{Branch, SegmentNumber, SegmentSize};
 
-use super::packed::{Method, Packed};
+use super::packed::Packed;
 use super::reason::segment_name;
 
 /// Which files may stand for a segment.

@@ -60,6 +60,15 @@ impl Gathering {
     }
 }
 
+/// Whether a whole record's CRC holds; not of one that is shorter than a header.
+#[inline]
+pub(super) fn crc_holds(header: &RecordHeader, record: &[u8]) -> bool {
+    match (record.first_chunk(), record.get(RECORD_HEADER_LEN..)) {
+        (Some(head), Some(body)) => crc::record(body, head) == header.crc,
+        _ => false,
+    }
+}
+
 /// `ValidXLogRecord`
 #[inline]
 pub(super) fn check_crc(at: Lsn, header: &RecordHeader, record: &[u8]) -> Result<(), Stop> {

@@ -6,20 +6,8 @@
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 
-use flate2::read::MultiGzDecoder;
-use lz4_flex::frame::FrameDecoder;
+use compression::Method;
 use pg_types::SegmentSize;
-
-/// How a file was compressed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Method {
-    /// RFC 1952.
-    Gzip,
-    /// LZ4 frames.
-    Lz4,
-    /// Zstandard frames.
-    Zstd,
-}
 
 /// How much is unpacked at a time to be thrown away, on the way to a later offset.
 const SKIP_BYTES: usize = 64 << 10;
@@ -75,16 +63,7 @@ impl Packed {
 }
 
 fn unpack(file: File, method: Method) -> Box<dyn Read + Send> {
-    let file = BufReader::new(file);
-    let most = SegmentSize::MAX.bytes();
-    match method {
-        Method::Gzip => Box::new(MultiGzDecoder::new(file).take(most)),
-        Method::Lz4 => Box::new(FrameDecoder::new(file).take(most)),
-        Method::Zstd => {
-            let limit = usize::try_from(most).unwrap_or(usize::MAX);
-            Box::new(zrip::FrameDecoder::with_limit(file, limit))
-        }
-    }
+    method.decoder(BufReader::new(file), SegmentSize::MAX.bytes())
 }
 
 #[cfg(test)]
@@ -95,20 +74,9 @@ mod tests {
 
     fn packed(method: Method, bytes: &[u8]) -> Packed {
         let mut file = tempfile::tempfile().unwrap();
-        match method {
-            Method::Gzip => {
-                let mut gzip =
-                    flate2::write::GzEncoder::new(&mut file, flate2::Compression::fast());
-                gzip.write_all(bytes).unwrap();
-                gzip.finish().unwrap();
-            }
-            Method::Lz4 => {
-                let mut lz4 = lz4_flex::frame::FrameEncoder::new(&mut file);
-                lz4.write_all(bytes).unwrap();
-                lz4.finish().unwrap();
-            }
-            Method::Zstd => file.write_all(&zrip::compress(bytes, 1).unwrap()).unwrap(),
-        }
+        let mut encoder = method.encoder(&mut file).unwrap();
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap();
         file.seek(SeekFrom::Start(0)).unwrap();
         Packed::new(file, method).unwrap()
     }
@@ -116,7 +84,7 @@ mod tests {
     #[test]
     fn any_offset_can_be_read_in_any_order() {
         let bytes: Vec<u8> = (0..300_000_u32).flat_map(|i| (i / 7).to_le_bytes()).collect();
-        for method in [Method::Gzip, Method::Lz4, Method::Zstd] {
+        for method in Method::ALL {
             let mut packed = packed(method, &bytes);
             for (offset, len) in [(0, 40), (8192, 8192), (500_000, 9), (8192, 100), (1_199_990, 50)]
             {
@@ -130,7 +98,7 @@ mod tests {
 
     #[test]
     fn what_is_no_frame_is_an_error_and_no_panic() {
-        for method in [Method::Gzip, Method::Lz4, Method::Zstd] {
+        for method in Method::ALL {
             let mut file = tempfile::tempfile().unwrap();
             file.write_all(&[0xA5; 5000]).unwrap();
             file.seek(SeekFrom::Start(0)).unwrap();

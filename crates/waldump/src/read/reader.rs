@@ -14,7 +14,7 @@ use wal_format::{
 };
 
 use super::files::Segments;
-use super::gathering::{Gathering, KEPT_BYTES, check_crc};
+use super::gathering::{Gathering, KEPT_BYTES, check_crc, crc_holds};
 use super::reason::{Place, Reason};
 pub use super::trouble::{FileTrouble, Stop};
 use super::window::{Missing, Window};
@@ -68,6 +68,9 @@ pub struct Reader {
     window: Window,
     gathered: Vec<u8>,
     standing: Standing,
+    /// The record that was read last. It stays here: moving what was just put together costs as
+    /// much as reading a small record.
+    found: Found,
     /// The record that the caller has (`ReadRecPtr`).
     read: Lsn,
     /// The page that was validated last, and how much of it.
@@ -92,6 +95,7 @@ impl Reader {
             window: Window::new(),
             gathered: Vec::new(),
             standing: Standing { next: none, last: none, page: none, page_timeline: 0 },
+            found: Found { lsn: none, end: none, header: RecordHeader::NONE, gathered: false },
             read: none,
             page: none,
             page_len: 0,
@@ -144,11 +148,19 @@ impl Reader {
         self.window.close();
     }
 
-    /// The bytes of a record that was just read, behind its header; only their beginning of an
+    /// The record that was read last.
+    #[must_use]
+    #[inline]
+    pub fn found(&self) -> &Found {
+        &self.found
+    }
+
+    /// The bytes of the record that was found, behind its header; only their beginning of an
     /// oversized one.
     #[must_use]
     #[inline]
-    pub fn body(&self, found: &Found) -> &[u8] {
+    pub fn body(&self) -> &[u8] {
+        let found = &self.found;
         let bytes = if found.gathered {
             self.gathered.as_slice()
         } else {
@@ -157,53 +169,47 @@ impl Reader {
         bytes.get(RECORD_HEADER_LEN..).unwrap_or_default()
     }
 
-    /// How many bytes at the end of a record aren't kept.
+    /// How many bytes at the end of the record that was found aren't kept.
     #[must_use]
     #[inline]
-    pub fn missing(&self, found: &Found) -> usize {
-        if !found.gathered {
+    pub fn missing(&self) -> usize {
+        if !self.found.gathered {
             return 0;
         }
-        (found.header.total_len as usize).saturating_sub(self.gathered.len())
+        (self.found.header.total_len as usize).saturating_sub(self.gathered.len())
     }
 
-    /// A record taken apart.
+    /// The record that was found, taken apart.
     ///
     /// # Errors
     /// If it contradicts itself, which is where reading ends: see [`Self::malformed`].
     #[inline]
     pub fn decode<'a>(
         &'a self,
-        found: &Found,
         spare: &mut SpareBlocks,
     ) -> Result<RecordBody<'a>, MalformedRecord> {
-        RecordBody::read_head(spare, self.body(found), self.missing(found), self.version)
+        RecordBody::read_head(spare, self.body(), self.missing(), self.version)
     }
 
-    /// Where reading ends with a record that contradicts itself, of which `before` is the one
+    /// Where reading ends with the record that was found, which contradicts itself; `before` is the one
     /// before: the words of 14 name the record, those of 15 the one before it, since the reader
     /// works ahead there.
-    pub fn malformed(&mut self, found: &Found, before: Lsn, how: MalformedRecord) -> Stop {
-        let at = if self.version.major() >= 15 { before } else { found.lsn };
+    pub fn malformed(&mut self, before: Lsn, how: MalformedRecord) -> Stop {
+        let at = if self.version.major() >= 15 { before } else { self.found.lsn };
         self.read = at;
         self.forget_page();
         Stop::Invalid(Reason::Malformed { at, how })
     }
 
-    /// Reads an oversized record again, in pieces: `take` gets those of its bytes that follow the
+    /// Reads the record that was found again, an oversized one, in pieces: `take` gets those of its bytes that follow the
     /// first `skip`, as long as it wants more.
     ///
     /// # Errors
     /// If it isn't there any more.
-    pub fn reread(
-        &mut self,
-        found: &Found,
-        skip: usize,
-        take: &mut dyn FnMut(&[u8]) -> bool,
-    ) -> Result<(), Stop> {
+    pub fn reread(&mut self, skip: usize, take: &mut dyn FnMut(&[u8]) -> bool) -> Result<(), Stop> {
         let mut skip = skip;
-        let mut at = found.lsn;
-        let mut left = found.header.total_len as usize;
+        let mut at = self.found.lsn;
+        let mut left = self.found.header.total_len as usize;
         while left > 0 {
             let page = at.align_down(PAGE);
             self.page(page, PAGE_BYTES.min(in_page(at).saturating_add(left)))?;
@@ -236,7 +242,7 @@ impl Reader {
             }
             self.standing.last = Lsn::INVALID;
             match self.read_record_at(at) {
-                Ok(Read::Record(found)) => self.decode(&found, &mut SpareBlocks::default()).is_ok(),
+                Ok(Read::Record) => self.decode(&mut SpareBlocks::default()).is_ok(),
                 Ok(Read::Overwritten { .. }) | Err(_) => false,
             }
         });
@@ -289,13 +295,14 @@ impl Reader {
         self.begin(first);
         loop {
             let before = self.read;
-            let found = self.next_record()?;
-            if let Err(how) = self.decode(&found, &mut SpareBlocks::default()) {
-                return Err(self.malformed(&found, before, how));
+            self.next_record()?;
+            if let Err(how) = self.decode(&mut SpareBlocks::default()) {
+                return Err(self.malformed(before, how));
             }
-            if from <= found.lsn {
-                self.begin(found.lsn);
-                return Ok(found.lsn);
+            let lsn = self.found.lsn;
+            if from <= lsn {
+                self.begin(lsn);
+                return Ok(lsn);
             }
         }
     }
@@ -324,30 +331,54 @@ impl Reader {
         }
     }
 
-    /// The next record.
+    /// Reads the next record, which is then [`Self::found`].
     ///
     /// # Errors
     /// Why there is none. What is wrong with WAL can be asked again: a writer may go on.
     #[inline]
-    pub fn next_record(&mut self) -> Result<Found, Stop> {
-        let read = self.read_record();
-        match read {
-            Ok(found) => {
-                self.read = found.lsn;
-                Ok(found)
-            }
-            Err(stop) => {
-                self.forget_page();
-                Err(stop)
-            }
-        }
+    pub fn next_record(&mut self) -> Result<(), Stop> {
+        if self.next_on_page().is_some() { Ok(()) } else { self.next_anywhere() }
     }
 
-    fn read_record(&mut self) -> Result<Found, Stop> {
+    /// The next record where it lies whole on the page that was validated last, and everything
+    /// about it holds, as of nearly every one; whatever else there is [`Self::next_anywhere`]
+    /// finds.
+    #[inline]
+    fn next_on_page(&mut self) -> Option<()> {
+        let at = self.standing.next;
+        let (page, offset) = (at.align_down(PAGE), in_page(at));
+        // At the first place of a page the rest of another may be.
+        if page != self.page || self.page_len != PAGE_BYTES || offset <= self.header_len() {
+            return None;
+        }
+        let here = self.window.get(at, PAGE_BYTES.saturating_sub(offset));
+        let header = RecordHeader::read(here.first_chunk()?);
+        let record = here.get(..header.total_len as usize)?;
+        let last = self.standing.last;
+        let linked = last.is_valid() && header.prev == last;
+        if !linked || !header.rmgr.is_valid(self.version) || !crc_holds(&header, record) {
+            return None;
+        }
+        let end = at.saturating_add(u64::from(header.total_len)).max_align();
+        self.took(at, end, header, false);
+        self.read = at;
+        Some(())
+    }
+
+    fn next_anywhere(&mut self) -> Result<(), Stop> {
+        let read = self.read_record();
+        match read {
+            Ok(()) => self.read = self.found.lsn,
+            Err(_) => self.forget_page(),
+        }
+        read
+    }
+
+    fn read_record(&mut self) -> Result<(), Stop> {
         let mut at = self.standing.next;
         loop {
             match self.read_record_at(at)? {
-                Read::Record(found) => return Ok(found),
+                Read::Record => return Ok(()),
                 // The record that began there never went on: its server crashed.
                 Read::Overwritten { page } => at = page,
             }
@@ -387,7 +418,8 @@ impl Reader {
                 let record = self.window.get(at, total_len as usize);
                 check_crc(at, &header, record)?;
                 let end = at.saturating_add(u64::from(total_len)).max_align();
-                Ok(Read::Record(self.took(Found { lsn: at, end, header, gathered: false })))
+                self.took(at, end, header, false);
+                Ok(Read::Record)
             }
             header => self.gather(at, page, left, total_len, header),
         }
@@ -423,7 +455,8 @@ impl Reader {
                 gathering.check_crc(at, &header, &self.gathered)?;
                 let rest = Lsn::new(u64::from(self.header.remaining)).max_align().as_u64();
                 let end = page.saturating_add(self.header_len() as u64).saturating_add(rest);
-                return Ok(Read::Record(self.took(Found { lsn: at, end, header, gathered: true })));
+                self.took(at, end, header, true);
+                return Ok(Read::Record);
             }
         }
     }
@@ -457,14 +490,13 @@ impl Reader {
 
     /// Notes that a record was read.
     #[inline]
-    fn took(&mut self, mut found: Found) -> Found {
-        if is_switch(&found.header) {
-            // The rest of the segment is empty.
-            found.end = found.end.align_up(self.segments.size.bytes());
-        }
-        self.standing.last = found.lsn;
-        self.standing.next = found.end;
-        found
+    fn took(&mut self, lsn: Lsn, end: Lsn, header: RecordHeader, gathered: bool) {
+        // The rest of a switch's segment is empty.
+        let switch = is_switch(&header);
+        let end = if switch { end.align_up(self.segments.size.bytes()) } else { end };
+        self.found = Found { lsn, end, header, gathered };
+        self.standing.last = lsn;
+        self.standing.next = end;
     }
 
     /// `ValidXLogRecordHeader`
@@ -613,8 +645,11 @@ impl Reader {
 }
 
 enum Read {
-    Record(Found),
-    Overwritten { page: Lsn },
+    /// It is what was [found](Reader::found).
+    Record,
+    Overwritten {
+        page: Lsn,
+    },
 }
 
 /// A part of a record on one page.

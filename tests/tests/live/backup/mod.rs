@@ -1,6 +1,7 @@
 //! `seawall backup`, `restore` and `list`, with real servers: what was taken is given back, to the
 //! commit that was asked for, or refused before anything is written.
 
+mod incremental;
 mod kills;
 mod operations;
 mod refusals;

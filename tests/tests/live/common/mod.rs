@@ -113,6 +113,19 @@ pub(crate) fn scratch() -> Scratch {
     Scratch::new("live").must()
 }
 
+/// Looks until there is what is looked for.
+#[track_caller]
+pub(crate) fn until<T>(limit: Duration, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = std::time::Instant::now() + limit;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(std::time::Instant::now() < deadline, "waited {limit:?} for {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 /// A query's one value, an LSN.
 pub(crate) fn lsn(server: &Server, sql: &str) -> Lsn {
     let text = server.sql(sql).must();

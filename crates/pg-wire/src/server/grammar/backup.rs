@@ -1,41 +1,79 @@
-//! BASE_BACKUP: bare words up to 14, a list in parentheses from 15.
+//! BASE_BACKUP: bare words up to 14, a list in parentheses from 15 (repl_gram.y), and what its
+//! options have to be (`parse_basebackup_options`, `backup/basebackup.c`, 14–18).
 
+use super::compression::{Compression, Method, specification};
 use super::lexer::Token;
 use super::{Parser, boolean, syntax};
+use crate::base_backup::{MAX_LABEL_LEN, MAX_RATE_KB};
 use crate::message::SqlState;
 use crate::server::response::Refusal;
+use crate::server::startup::parse_bool;
 
 /// What an option is given.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Value {
+pub(super) enum Value {
     /// A string or a word.
     Text(String),
     /// A number.
     Number(u32),
 }
 
-/// The slowest and the fastest that a backup may be sent, KiB a second
-/// (`MAX_RATE_LOWER`, `MAX_RATE_UPPER`, backup/basebackup.h).
-const MAX_RATE: std::ops::RangeInclusive<u32> = 32..=1_048_576;
-
-/// A BASE_BACKUP, its options by their names from 15 on, in lower case, each at most once.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// A BASE_BACKUP to the client. What says when the server makes its checkpoint, whether it verifies
+/// pages and whether it waits for WAL to be archived is held against the rules, and not kept: a
+/// stored backup has all that behind it.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BaseBackup {
-    /// The options in their order.
-    pub options: Vec<(String, Option<Value>)>,
+    /// What `backup_label` is to say.
+    pub label: String,
+    /// Whether sizes are told.
+    pub progress: bool,
+    /// Whether the WAL that the backup needs comes with it.
+    pub wal: bool,
+    /// The most that is sent, in kilobytes per second; within [`MAX_RATE_KB`].
+    pub max_rate_kb: Option<u32>,
+    /// Whether the tablespaces' links come as a file, `tablespace_map`, or as links.
+    pub tablespace_map: bool,
+    /// How the manifest is to be, if there is to be one.
+    pub manifest: Option<ManifestForm>,
+    /// How the archives are compressed.
+    pub compression: Option<Compression>,
+}
+
+/// How a manifest is to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ManifestForm {
+    /// The sums of its files, as the manifest names them.
+    pub checksums: &'static str,
+    /// Whether all paths are in hex.
+    pub force_encode: bool,
+}
+
+/// The sums that a manifest may have (`common/checksum_helper.c`).
+const CHECKSUMS: [&str; 6] = ["NONE", "CRC32C", "SHA224", "SHA256", "SHA384", "SHA512"];
+/// What they are if nothing is said.
+const DEFAULT_CHECKSUMS: &str = "CRC32C";
+/// The label if none is given.
+const DEFAULT_LABEL: &str = "base backup";
+/// The first major version that knows INCREMENTAL.
+const INCREMENTAL_SINCE_MAJOR: u32 = 17;
+
+/// An option by its name in lower case.
+type Options = Vec<(String, Option<Value>)>;
+
+fn refuse<T>(text: impl Into<String>) -> Result<T, Refusal> {
+    Err(Refusal::error(SqlState::SYNTAX_ERROR, text))
 }
 
 impl Parser {
     pub(super) fn base_backup(&mut self) -> Result<BaseBackup, Refusal> {
-        let mut backup = BaseBackup::default();
+        let mut options = Options::new();
         if self.major < 15 {
-            while let Some((name, value)) = self.bare_option()? {
-                backup.add(name, value)?;
+            while let Some(option) = self.bare_option()? {
+                options.push(option);
             }
         } else if self.character('(') {
             loop {
-                let (name, value) = self.option()?;
-                backup.add(name, value)?;
+                options.push(self.option()?);
                 if self.character(')') {
                     break;
                 }
@@ -44,7 +82,9 @@ impl Parser {
                 }
             }
         }
-        Ok(backup)
+        // Nothing is said of an option before all of the command is read.
+        self.at_end()?;
+        Read::new(self.major).all(options)
     }
 
     fn bare_option(&mut self) -> Result<Option<(String, Option<Value>)>, Refusal> {
@@ -59,12 +99,7 @@ impl Parser {
         if value.is_some() {
             self.tokens.next();
         }
-        Ok(Some(match word.as_str() {
-            "FAST" => ("checkpoint".to_owned(), Some(Value::Text("fast".to_owned()))),
-            "NOWAIT" => ("wait".to_owned(), Some(Value::Number(0))),
-            "NOVERIFY_CHECKSUMS" => ("verify_checksums".to_owned(), Some(Value::Number(0))),
-            word => (word.to_ascii_lowercase(), value),
-        }))
+        Ok(Some((word.to_ascii_lowercase(), value)))
     }
 }
 
@@ -86,46 +121,170 @@ fn takes(word: &str) -> Option<Takes> {
     }
 }
 
-impl BaseBackup {
-    /// Adds an option; one that can't be, or comes twice, is refused.
-    fn add(&mut self, name: String, value: Option<Value>) -> Result<(), Refusal> {
-        let refuse = |text: String| Err(Refusal::error(SqlState::SYNTAX_ERROR, text));
-        match name.as_str() {
-            "progress" | "wait" | "wal" | "tablespace_map" | "verify_checksums" | "incremental" => {
-                if let Some(value) = &value {
-                    boolean(&name, value)?;
-                }
-            }
-            "label" | "checkpoint" | "manifest" | "manifest_checksums" | "target"
-            | "target_detail" | "compression" | "compression_detail" | "max_rate" => {
-                if value.is_none() {
-                    return refuse(format!("{name} requires a parameter"));
-                }
-            }
-            _ => return refuse(format!("unrecognized base backup option: \"{name}\"")),
+/// The options that were read so far.
+struct Read {
+    major: u32,
+    names: Vec<String>,
+    backup: BaseBackup,
+    force_encode: Option<bool>,
+    checksums: Option<&'static str>,
+    target: Option<String>,
+    target_detail: Option<String>,
+    method: Option<Method>,
+    detail: Option<String>,
+    incremental: bool,
+}
+
+impl Read {
+    fn new(major: u32) -> Self {
+        let backup = BaseBackup {
+            label: DEFAULT_LABEL.to_owned(),
+            progress: false,
+            wal: false,
+            max_rate_kb: None,
+            tablespace_map: false,
+            manifest: None,
+            compression: None,
+        };
+        Self {
+            major,
+            names: Vec::new(),
+            backup,
+            force_encode: None,
+            checksums: None,
+            target: None,
+            target_detail: None,
+            method: None,
+            detail: None,
+            incremental: false,
         }
-        if self.options.iter().any(|(other, _)| *other == name) {
+    }
+
+    fn all(mut self, options: Options) -> Result<BaseBackup, Refusal> {
+        for (name, value) in options {
+            self.option(&name, value.as_ref())?;
+            self.names.push(name);
+        }
+        self.finish()
+    }
+
+    fn option(&mut self, name: &str, value: Option<&Value>) -> Result<(), Refusal> {
+        let flag = || value.map_or(Ok(true), |value| boolean(name, value));
+        let text = || match value {
+            Some(Value::Text(text)) => Ok(text.clone()),
+            Some(Value::Number(number)) => Ok(number.to_string()),
+            None => refuse(format!("{name} requires a parameter")),
+        };
+        if self.names.iter().any(|other| other == name) {
             return refuse(format!("duplicate option \"{name}\""));
         }
-        match (name.as_str(), &value) {
-            ("max_rate", Some(Value::Number(rate))) if !MAX_RATE.contains(rate) => {
-                let (least, most) = (MAX_RATE.start(), MAX_RATE.end());
-                let text = format!(
-                    "{rate} is outside the valid range for parameter \"MAX_RATE\" ({least} .. {most})"
-                );
-                return Err(Refusal::error(SqlState::NUMERIC_VALUE_OUT_OF_RANGE, text));
+        let backup = &mut self.backup;
+        match name {
+            "label" => backup.label = text()?,
+            "progress" => backup.progress = flag()?,
+            "wal" => backup.wal = flag()?,
+            "tablespace_map" => backup.tablespace_map = flag()?,
+            "max_rate" => backup.max_rate_kb = Some(rate(value)?),
+            "wait" | "verify_checksums" => _ = flag()?,
+            "fast" | "nowait" | "noverify_checksums" if self.major < 15 => {}
+            "checkpoint" => {
+                let kind = text()?;
+                if !["fast", "spread"].iter().any(|known| kind.eq_ignore_ascii_case(known)) {
+                    return refuse(format!("unrecognized checkpoint type: \"{kind}\""));
+                }
             }
-            ("checkpoint", Some(Value::Text(kind))) if kind != "fast" && kind != "spread" => {
-                return refuse(format!("unrecognized checkpoint type: \"{kind}\""));
+            "manifest" => {
+                let kind = text()?;
+                self.force_encode = match parse_bool(&kind) {
+                    Some(wanted) => wanted.then_some(false),
+                    None if kind.eq_ignore_ascii_case("force-encode") => Some(true),
+                    None => return refuse(format!("unrecognized manifest option: \"{kind}\"")),
+                };
             }
-            ("manifest", Some(Value::Text(kind)))
-                if !matches!(kind.as_str(), "yes" | "no" | "force-encode" | "true" | "false") =>
-            {
-                return refuse(format!("unrecognized manifest option: \"{kind}\""));
+            "manifest_checksums" => {
+                let name = text()?;
+                let known = CHECKSUMS.into_iter().find(|known| name.eq_ignore_ascii_case(known));
+                if known.is_none() {
+                    return refuse(format!("unrecognized checksum algorithm: \"{name}\""));
+                }
+                self.checksums = known;
             }
-            _ => {}
+            "target" => self.target = Some(text()?),
+            "target_detail" => self.target_detail = Some(text()?),
+            "compression" => {
+                let name = text()?;
+                let method = Method::parse(&name);
+                if method.is_none() {
+                    return refuse(format!("unrecognized compression algorithm: \"{name}\""));
+                }
+                self.method = method;
+            }
+            "compression_detail" => self.detail = Some(text()?),
+            "incremental" if self.major >= INCREMENTAL_SINCE_MAJOR => self.incremental = flag()?,
+            _ => return refuse(format!("unrecognized base backup option: \"{name}\"")),
         }
-        self.options.push((name, value));
         Ok(())
+    }
+
+    /// What the options have to be together.
+    fn finish(mut self) -> Result<BaseBackup, Refusal> {
+        if self.force_encode.is_none() && self.checksums.is_some() {
+            return refuse("manifest checksums require a backup manifest");
+        }
+        let checksums = self.checksums.unwrap_or(DEFAULT_CHECKSUMS);
+        self.backup.manifest =
+            self.force_encode.map(|force_encode| ManifestForm { checksums, force_encode });
+        target(self.target.as_deref(), self.target_detail.as_deref())?;
+        self.backup.compression = match (self.method, self.detail.as_deref()) {
+            (None, None) => None,
+            (None, Some(_)) => {
+                let text = "compression detail cannot be specified unless compression is enabled";
+                return refuse(text);
+            }
+            (Some(method), detail) => specification(method, detail, self.major)
+                .or_else(|why| refuse(format!("invalid compression specification: {why}")))?,
+        };
+        let state = SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE;
+        if self.incremental {
+            let text = "incremental backups cannot be taken unless WAL summarization is enabled";
+            return Err(Refusal::error(state, text));
+        }
+        if self.backup.label.len() > MAX_LABEL_LEN {
+            let text = format!("backup label too long (max {MAX_LABEL_LEN} bytes)");
+            return Err(Refusal::error(SqlState::INVALID_PARAMETER_VALUE, text));
+        }
+        Ok(self.backup)
+    }
+}
+
+fn rate(value: Option<&Value>) -> Result<u32, Refusal> {
+    match value {
+        Some(Value::Number(rate)) if MAX_RATE_KB.contains(rate) => Ok(*rate),
+        Some(Value::Number(rate)) => {
+            let (least, most) = (MAX_RATE_KB.start(), MAX_RATE_KB.end());
+            let text = format!(
+                "{} is outside the valid range for parameter \"MAX_RATE\" ({least} .. {most})",
+                rate.cast_signed()
+            );
+            Err(Refusal::error(SqlState::NUMERIC_VALUE_OUT_OF_RANGE, text))
+        }
+        _ => refuse("max_rate requires a numeric value"),
+    }
+}
+
+/// Where it is to go: to the client, or nowhere at all.
+fn target(target: Option<&str>, detail: Option<&str>) -> Result<(), Refusal> {
+    let unsupported = |text: String| Err(Refusal::error(SqlState::FEATURE_NOT_SUPPORTED, text));
+    match (target, detail) {
+        (None | Some("client"), None) => Ok(()),
+        (None, Some(_)) => refuse("target detail cannot be used without target"),
+        (Some(target @ ("client" | "blackhole")), Some(_)) => {
+            refuse(format!("target \"{target}\" does not accept a target detail"))
+        }
+        (Some("server"), None) => refuse("target \"server\" requires a target detail"),
+        (Some(target @ ("server" | "blackhole")), _) => unsupported(format!(
+            "target \"{target}\" isn't served by seawall: it sends to the client"
+        )),
+        (Some(target), _) => unsupported(format!("unrecognized target: \"{target}\"")),
     }
 }

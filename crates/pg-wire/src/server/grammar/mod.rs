@@ -4,12 +4,15 @@
 //! What isn't a replication command at all is [`Command::Sql`]: a physical WAL sender refuses it.
 
 mod backup;
+mod compression;
 mod lexer;
 
-pub use backup::{BaseBackup, Value};
+pub use backup::{BaseBackup, ManifestForm};
+pub use compression::{Compression, Method};
 
 use pg_types::{Lsn, TimelineId};
 
+use self::backup::Value;
 use self::lexer::{Token, tokens, truncated};
 use super::response::Refusal;
 use super::startup::parse_bool;
@@ -85,10 +88,9 @@ pub fn parse(text: &str, major: u32) -> Result<Command, Refusal> {
         }
         _ => return Ok(Command::Sql),
     };
-    parser.character(';');
-    match (&command, parser.tokens.next()) {
-        (Command::Other(_), _) | (_, None) => Ok(command),
-        (_, Some(_)) => Err(syntax()),
+    match command {
+        Command::Other(_) => Ok(command),
+        command => parser.at_end().map(|()| command),
     }
 }
 
@@ -118,6 +120,12 @@ const KEYWORDS: [&str; 16] = [
 ];
 
 impl Parser {
+    /// Nothing follows but a semicolon.
+    fn at_end(&mut self) -> Result<(), Refusal> {
+        self.character(';');
+        self.tokens.peek().map_or(Ok(()), |_| Err(syntax()))
+    }
+
     fn keyword(&mut self, keyword: &str) -> bool {
         self.tokens.next_if(|token| matches!(token, Token::Word(word) if word == keyword)).is_some()
     }

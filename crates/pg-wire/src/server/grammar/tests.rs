@@ -43,7 +43,7 @@ fn what_the_real_clients_send() {
     assert_eq!(ok(&format!("{temporary}RESERVE_WAL"), 14), expect);
     assert_eq!(ok(&format!("{temporary}( RESERVE_WAL)"), 15), expect);
     let backup = |text: &str, major: u32| match ok(text, major) {
-        Command::BaseBackup(backup) => backup.options,
+        Command::BaseBackup(backup) => backup,
         other => panic!("{other:?}"),
     };
     let of14 = backup(
@@ -55,7 +55,10 @@ fn what_the_real_clients_send() {
          MANIFEST 'yes',  TARGET 'client')",
         18,
     );
-    assert_eq!(of14, of18[..5]);
+    assert_eq!(of14, of18);
+    assert_eq!((of14.label.as_str(), of14.progress), ("pg_basebackup base backup", true));
+    let manifest = ManifestForm { checksums: "CRC32C", force_encode: false };
+    assert_eq!((of14.manifest, of14.wal, of14.tablespace_map), (Some(manifest), false, false));
 }
 
 #[test]
@@ -129,16 +132,89 @@ fn refusals_in_the_servers_words() {
     let boolean = "reserve_wal requires a Boolean value";
     check(&format!("{slot}(RESERVE_WAL 'maybe')"), b"42601", boolean);
     check(&format!("{slot}(NOSUCH)"), b"XX000", "unrecognized option: nosuch");
+}
+
+#[test]
+fn a_base_backups_options_are_refused_in_the_servers_words() {
+    let syntax = |options: &str, message: &str| {
+        refused(&format!("BASE_BACKUP ({options})"), 18, b"42601", message);
+    };
+    syntax("NOSUCH", "unrecognized base backup option: \"nosuch\"");
+    syntax("FAST 'a'", "unrecognized base backup option: \"fast\"");
+    syntax("LABEL 'a', LABEL 'b'", "duplicate option \"label\"");
+    syntax("LABEL", "label requires a parameter");
+    syntax("MANIFEST, X", "manifest requires a parameter");
+    syntax("WAIT 7", "wait requires a Boolean value");
+    syntax("WAL 'yes'", "wal requires a Boolean value");
+    syntax("CHECKPOINT 'x'", "unrecognized checkpoint type: \"x\"");
+    syntax("MANIFEST 'x'", "unrecognized manifest option: \"x\"");
+    syntax("MANIFEST_CHECKSUMS 'x'", "unrecognized checksum algorithm: \"x\"");
+    syntax("MANIFEST_CHECKSUMS 'sha512'", "manifest checksums require a backup manifest");
+    syntax("MAX_RATE '100'", "max_rate requires a numeric value");
+    syntax("TARGET_DETAIL 'x'", "target detail cannot be used without target");
+    let detail = "target \"client\" does not accept a target detail";
+    syntax("TARGET 'client', TARGET_DETAIL 'x'", detail);
+    syntax("TARGET 'server'", "target \"server\" requires a target detail");
+    let enabled = "compression detail cannot be specified unless compression is enabled";
+    syntax("COMPRESSION_DETAIL 4", enabled);
+    syntax("COMPRESSION 'GZIP'", "unrecognized compression algorithm: \"GZIP\"");
+
+    let any = |options: &str, major, sqlstate: &[u8; 5], message: &str| {
+        refused(&format!("BASE_BACKUP {options}"), major, sqlstate, message);
+    };
     let rate = "5 is outside the valid range for parameter \"MAX_RATE\" (32 .. 1048576)";
-    check("BASE_BACKUP (MAX_RATE 5)", b"22003", rate);
-    refused("BASE_BACKUP LABEL 'x' MAX_RATE 5", 14, b"22003", rate);
-    check("BASE_BACKUP (NOSUCH)", b"42601", "unrecognized base backup option: \"nosuch\"");
-    check("BASE_BACKUP (LABEL 'a', LABEL 'b')", b"42601", "duplicate option \"label\"");
-    refused("BASE_BACKUP PROGRESS PROGRESS", 14, b"42601", "duplicate option \"progress\"");
-    check("BASE_BACKUP (LABEL)", b"42601", "label requires a parameter");
-    check("BASE_BACKUP (WAIT 7)", b"42601", "wait requires a Boolean value");
-    check("BASE_BACKUP (CHECKPOINT 'x')", b"42601", "unrecognized checkpoint type: \"x\"");
-    check("BASE_BACKUP (MANIFEST 'x')", b"42601", "unrecognized manifest option: \"x\"");
+    any("(MAX_RATE 5)", 18, b"22003", rate);
+    any("LABEL 'x' MAX_RATE 5", 14, b"22003", rate);
+    any("PROGRESS PROGRESS", 14, b"42601", "duplicate option \"progress\"");
+    any("FAST FAST", 14, b"42601", "duplicate option \"fast\"");
+    any("NOWAIT NOWAIT", 14, b"42601", "duplicate option \"nowait\"");
+    any("(TARGET 'x')", 18, b"0A000", "unrecognized target: \"x\"");
+    let summaries = "incremental backups cannot be taken unless WAL summarization is enabled";
+    any("(INCREMENTAL)", 17, b"55000", summaries);
+    let unknown = "unrecognized base backup option: \"incremental\"";
+    any("(INCREMENTAL)", 16, b"42601", unknown);
+    let long = format!("(LABEL '{}')", "x".repeat(1025));
+    any(&long, 18, b"22023", "backup label too long (max 1024 bytes)");
+    any("(CHECKPOINT 'fast') x", 18, b"42601", "syntax error");
+    any("(NOSUCH) x", 18, b"42601", "syntax error");
+}
+
+#[test]
+fn a_compressions_detail() {
+    let read = |options: &str, major| parse(&format!("BASE_BACKUP (COMPRESSION {options})"), major);
+    let ok = |options: &str, expect: Option<(Method, Option<i32>)>| match read(options, 18) {
+        Ok(Command::BaseBackup(backup)) => {
+            let expect = expect.map(|(method, level)| Compression { method, level });
+            assert_eq!(backup.compression, expect, "{options}");
+        }
+        other => panic!("{options}: {other:?}"),
+    };
+    ok("'none'", None);
+    ok("'gzip'", Some((Method::Gzip, None)));
+    ok("gzip, COMPRESSION_DETAIL 4", Some((Method::Gzip, Some(4))));
+    ok("'gzip', COMPRESSION_DETAIL 'level=-1'", Some((Method::Gzip, None)));
+    ok("'zstd', COMPRESSION_DETAIL 'long=yes,workers=2,level=-5'", Some((Method::Zstd, Some(-5))));
+    let refused = |options: &str, expect: &str| {
+        let (method, detail) = options.split_once(' ').unwrap();
+        let refusal = read(&format!("'{method}', COMPRESSION_DETAIL '{detail}'"), 18).unwrap_err();
+        let message = format!("invalid compression specification: {expect}");
+        assert_eq!((refusal.sqlstate.0, refusal.message), (*b"42601", message));
+    };
+    refused("none 1", "compression algorithm \"none\" does not accept a compression level");
+    let gzip = "compression algorithm \"gzip\"";
+    let between = "expects a compression level between 1 and 9 (default at -1)";
+    refused("gzip 10", &format!("{gzip} {between}"));
+    refused("gzip 0", &format!("{gzip} {between}"));
+    refused("gzip workers=3", &format!("{gzip} does not accept a worker count"));
+    refused("gzip long", &format!("{gzip} does not support long-distance mode"));
+    refused("gzip level", "compression option \"level\" requires a value");
+    refused("gzip level=x", "value for compression option \"level\" must be an integer");
+    let empty = "found empty string where a compression option was expected";
+    refused("gzip level=5,", empty);
+    refused("gzip ", empty);
+    refused("zstd long=x", "value for compression option \"long\" must be a Boolean value");
+    refused("zstd foo=3", "unrecognized compression option: \"foo\"");
+    assert!(read("'zstd', COMPRESSION_DETAIL 'long'", 15).is_err());
 }
 
 proptest! {

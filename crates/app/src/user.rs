@@ -1,0 +1,99 @@
+//! `seawall user`
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, IsTerminal, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use pg_wire::Secret;
+use pg_wire::server::Verifier;
+use pg_wire::server::users;
+
+use crate::cli::{UserAction, UserArgs};
+use crate::{Failure, terminal};
+
+/// A password or a verifier is shorter.
+const MAX_SECRET_BYTES: u64 = 4096;
+
+pub(crate) fn run(args: &UserArgs) -> Result<(), Failure> {
+    match &args.action {
+        UserAction::Add { name, file } => add(&file.path(), name),
+        UserAction::Remove { name, file } => remove(&file.path(), name),
+        UserAction::List { file } => {
+            let text = read(&file.path())?;
+            for name in users::names(&text) {
+                writeln!(io::stdout(), "{name}")
+                    .map_err(|error| Failure::failed(format!("can't write the answer: {error}")))?;
+            }
+            Ok(())
+        }
+    }
+}
+
+fn add(path: &Path, name: &str) -> Result<(), Failure> {
+    if !users::is_user_name(name) {
+        return Err(Failure::usage(format!("\"{name}\" can't be a user's name")));
+    }
+    let text = read(path)?;
+    check(path, &text)?;
+    let secret = secret()?;
+    let verifier = match std::str::from_utf8(secret.expose()) {
+        Ok(text) if text.starts_with("SCRAM-SHA-256$") => {
+            let parsed = Verifier::parse(text);
+            parsed.map(|_| text.to_owned()).map_err(|error| Failure::usage(error.to_string()))?
+        }
+        _ if secret.is_empty() => return Err(Failure::usage("the password is empty")),
+        _ => Verifier::text_of_password(secret.expose()),
+    };
+    replace(path, &users::with(&text, name, &verifier))
+}
+
+fn remove(path: &Path, name: &str) -> Result<(), Failure> {
+    let text = read(path)?;
+    if !users::names(&text).any(|known| known == name) {
+        return Err(Failure::failed(format!("{} has no user \"{name}\"", path.display())));
+    }
+    replace(path, &users::without(&text, name))
+}
+
+/// A file that can't be used as it is isn't written to.
+fn check(path: &Path, text: &str) -> Result<(), Failure> {
+    let known = users::find(text, "");
+    known.map(drop).map_err(|error| Failure::failed(format!("{}: {error}", path.display())))
+}
+
+/// Asked for on a terminal; else the first line of standard input.
+fn secret() -> Result<Secret, Failure> {
+    if io::stdin().is_terminal() {
+        return terminal::ask_password().map(Secret::new);
+    }
+    let mut line = String::new();
+    let read = io::stdin().take(MAX_SECRET_BYTES).read_to_string(&mut line);
+    read.map_err(|error| Failure::failed(format!("can't read the password: {error}")))?;
+    Ok(Secret::new(line.lines().next().unwrap_or_default().to_owned()))
+}
+
+fn read(path: &Path) -> Result<String, Failure> {
+    match fs::read_to_string(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        text => text.map_err(|error| Failure::failed(format!("{}: {error}", path.display()))),
+    }
+}
+
+/// Puts the file in place as a whole, for its owner's eyes alone.
+fn replace(path: &Path, text: &str) -> Result<(), Failure> {
+    let temporary = path.with_extension("tmp");
+    let written = (|| {
+        let mut options = OpenOptions::new();
+        let mut file =
+            options.write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)?;
+        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+        File::open(dir.unwrap_or(Path::new("."))).and_then(|dir| dir.sync_all())
+    })();
+    written.map_err(|error: io::Error| {
+        Failure::failed(format!("can't write {}: {error}", path.display()))
+    })
+}

@@ -1,0 +1,131 @@
+//! Real standbys whose primary_conninfo names the archive alone.
+
+use testkit::proxy::Proxy;
+use testkit::servers::{Server, StopMode};
+
+use super::{Serving, await_replay, conninfo, receive_and_serve, served, standby_of, work};
+use crate::common::{
+    LIMIT, Must, Receiver, ReceiverOptions, forgetful, on_each_major, scratch, server, server_flush,
+};
+
+const COUNT: &str = "SELECT count(*) FROM t";
+
+on_each_major!(a_standby_streams_and_is_promoted_at_last, super::check);
+
+fn check(major: u32) {
+    let (mut primary, dir) = (server(major, 1, &[]), scratch());
+    let archive = dir.path().join("archive");
+    let proxy = Proxy::start(primary.port()).must();
+    let (mut options, port) = served(&[]);
+    options.port = Some(proxy.port());
+    let mut receiver = Receiver::start(&primary, &archive, &options);
+    receiver.await_streaming(&primary);
+    let other = primary.standby(&[]).must();
+    let mut standby = standby_of(&primary, port, &[]);
+    standby.restart().must();
+    await_replay(&standby, work(&primary));
+    assert_eq!(standby.sql(COUNT).must(), primary.sql(COUNT).must());
+    streams_from(&standby, port);
+
+    // Restarts of the archive and of the standby.
+    receiver.stop();
+    let during = work(&primary);
+    let mut receiver = Receiver::start(&primary, &archive, &options);
+    await_replay(&standby, during);
+    standby.restart().must();
+    await_replay(&standby, work(&primary));
+
+    // The upstream is promoted: the archive follows, and the standby follows the archive.
+    let end = server_flush(&primary);
+    primary.stop(StopMode::Fast).must();
+    other.wait_until("all", LIMIT, &format!("pg_last_wal_replay_lsn() >= '{end}'")).must();
+    other.promote().must();
+    proxy.redirect(other.port());
+    receiver.await_streaming(&other);
+    await_replay(&standby, work(&other));
+    assert_eq!(standby.sql(COUNT).must(), other.sql(COUNT).must());
+    let timeline = "SELECT received_tli FROM pg_stat_wal_receiver";
+    assert_eq!(standby.sql(timeline).must(), "2");
+
+    standby.promote().must();
+    standby.sql("INSERT INTO t VALUES ('mine')").must();
+    receiver.stop();
+}
+
+/// That and nothing else is where its WAL comes from.
+fn streams_from(standby: &Server, port: u16) {
+    let streams = format!(
+        "EXISTS (SELECT FROM pg_stat_wal_receiver WHERE status = 'streaming' AND sender_port = {port})"
+    );
+    standby.wait_until("streaming from the archive", LIMIT, &streams).must();
+}
+
+/// What the primary has removed long since.
+#[test]
+fn a_standby_that_was_away_too_long_for_the_primary_catches_up() {
+    let lines = forgetful(18);
+    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+    let (primary, dir) = (server(18, 1, &lines), scratch());
+    let archive = dir.path().join("archive");
+    let (mut receiver, port) = receive_and_serve(&primary, &archive);
+    let mut standby = standby_of(&primary, port, &[]);
+    let kept = primary.wal_segments().must();
+    for _ in 0..6 {
+        receiver.await_flush(&primary, work(&primary));
+        primary.sql("CHECKPOINT").must();
+    }
+    assert!(!kept.last().is_some_and(|path| path.exists()), "the primary still has {kept:?}");
+    standby.restart().must();
+    await_replay(&standby, work(&primary));
+    assert_eq!(standby.sql(COUNT).must(), primary.sql(COUNT).must());
+    receiver.stop();
+}
+
+/// primary → seawall → seawall → standby → standby, the second seawall in two processes.
+#[test]
+fn a_chain_of_archives_and_standbys() {
+    let (primary, dir) = (server(14, 1, &[]), scratch());
+    let [one, two] = ["one", "two"].map(|name| dir.path().join(name));
+    let (first, port) = receive_and_serve(&primary, &one);
+    let from_first = ReceiverOptions { port: Some(port), ..ReceiverOptions::default() };
+    let second = Receiver::start(&primary, &two, &from_first);
+    second.running.wait_for_line("streaming timeline 1", LIMIT).must();
+    let serving = Serving::start(&two, &["--serve-auth", "trust"]);
+    let mut near = standby_of(&primary, serving.port, &[]);
+    let mut far = standby_of(&primary, serving.port, &[]);
+    far.add_conf(&format!("primary_conninfo = '{}'", conninfo(near.port()))).must();
+    near.restart().must();
+    far.restart().must();
+    await_replay(&far, work(&primary));
+    assert_eq!(far.sql(COUNT).must(), primary.sql(COUNT).must());
+    serving.stop();
+    second.stop();
+    first.stop();
+}
+
+/// What clients saw committed is on the standby behind the archive, after the primary's death.
+#[test]
+fn what_was_committed_is_behind_the_only_synchronous_standby() {
+    let (mut primary, dir) = (server(18, 1, &[]), scratch());
+    let archive = dir.path().join("archive");
+    let (options, port) = served(&[]);
+    let receiver = Receiver::start_synchronous(&primary, &archive, &options);
+    let mut standby = standby_of(&primary, port, &[]);
+    standby.restart().must();
+    let load = testkit::load::CommitLoad::start(
+        primary.connection(),
+        &testkit::load::LoadOptions::default(),
+    );
+    let load = load.must();
+    load.wait_for(300, LIMIT).must();
+    primary.kill9();
+    let acked = load.finish().must();
+    receiver.stop();
+    // Also where the archive is served again without anybody to receive from.
+    let serving = Serving::on(port, &archive, &["--serve-auth", "trust"]);
+    standby.restart().must();
+    let least = format!("(SELECT count(*) FROM seawall_load) >= {}", acked.len());
+    standby.wait_until("all that was acknowledged", LIMIT, &least).must();
+    standby.promote().must();
+    serving.stop();
+}
