@@ -59,15 +59,13 @@ pub struct ManifestForm {
     pub force_encode: bool,
 }
 
-/// How archives are compressed: an algorithm and its level.
+/// How archives are compressed as they go out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Compression {
-    /// gzip, 1 to 9.
-    Gzip(Option<u32>),
-    /// LZ4 frames.
-    Lz4,
-    /// Zstandard.
-    Zstd(Option<i32>),
+pub struct Compression {
+    /// By what.
+    pub method: compression::Method,
+    /// How hard it tries, by its own scale.
+    pub level: i32,
 }
 
 /// What comes next. What begins has ended when the next begins.
@@ -261,7 +259,7 @@ impl Outgoing {
     fn begin(&mut self, place: usize) -> Result<Part, BackupError> {
         if let Some(tar) = self.tars.get_mut(place).and_then(Option::take) {
             let oid = self.sent.description.tablespaces.get(place).map(|space| space.oid);
-            self.stage = Stage::Archive(place, Box::new(Walk::new(tar, oid)?));
+            self.stage = Stage::Archive(place, Box::new(Walk::new(tar, oid)));
             let compressor = self.sent.form.compression.map(Compressor::new).transpose();
             self.compressor = compressor
                 .map_err(|error| DiskError::from_io("compression", Path::new(""), &error))?;
