@@ -20,7 +20,7 @@ use std::path::Path;
 
 use ::archive::Catalogue;
 use archive::Walk;
-use disk::{DiskError, OldFile};
+use disk::{DiskError, OldFile, TreeLock};
 use pg_types::Branch;
 
 use crate::manifest::NAME;
@@ -90,6 +90,8 @@ pub struct Outgoing {
     compressor: Option<Compressor>,
     /// Bytes that are to be compressed.
     plain: Vec<u8>,
+    /// As long as it is sent it isn't expired, nor the WAL that it needs.
+    _reading: TreeLock,
 }
 
 enum Stage {
@@ -177,6 +179,7 @@ impl Outgoing {
         form: Form,
     ) -> Result<Self, BackupError> {
         let directory = backups.directory(&description.id)?;
+        let reading = directory.lock_shared()?;
         let mut tars = Vec::new();
         for (oid, _, _) in archives(&description) {
             tars.push(Some(description.open_tar(&directory, oid)?));
@@ -187,7 +190,8 @@ impl Outgoing {
         let notes = Notes::default();
         let sent = Sent { description, form, catalogue, bare, lines, notes, done: 0 };
         let (stage, compressor) = (Stage::Before(0), None);
-        Ok(Self { sent, tars, listing, stage, compressor, plain: Vec::new() })
+        let plain = Vec::new();
+        Ok(Self { sent, tars, listing, stage, compressor, plain, _reading: reading })
     }
 
     /// Which it is.
