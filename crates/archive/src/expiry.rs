@@ -1,6 +1,6 @@
 //! What was expired: `expired.json` says up to where each timeline's WAL is given up, and is durable
 //! before the first file goes. From then on what lies before isn't there, whether or not it still
-//! is: [`Survey`](crate::Survey) passes over it. So a process that is killed, or a loss of power that
+//! is: [`Survey`] passes over it. So a process that is killed, or a loss of power that
 //! undoes some removals and not others, leaves no hole that anybody sees, and the next expiry
 //! removes the rest.
 //!

@@ -3,7 +3,7 @@
 //! Segments are read in [`Run`]s, each by whoever has time for it, with a validator that knows
 //! nothing of what is before the run. What runs over a border, and the link of the first record
 //! behind it, is told by the validator that the run before ended with
-//! ([`verify_border`](Catalogue::verify_border)). So all of it is proved in parallel that one
+//! ([`verify_border`](crate::Catalogue::verify_border)). So all of it is proved in parallel that one
 //! validator would prove in order.
 //!
 //! Behind damage the proof begins anew on the next page, so that all of it is named, and nothing
