@@ -218,8 +218,28 @@ pub(crate) fn ask(archive: &Path) -> io::Result<Option<Value>> {
     ask_on(archive, SOCKET)
 }
 
-/// Asks whoever has this socket.
+/// Asks whoever has this socket: again where somebody was killed while answering, and then isn't
+/// there any more.
 pub(crate) fn ask_on(archive: &Path, name: &str) -> io::Result<Option<Value>> {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    let mut asked = 1;
+    loop {
+        match ask_once(archive, name) {
+            Err(error)
+                if asked < MAX_ASKED
+                    && matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof) =>
+            {
+                asked += 1;
+            }
+            answer => return answer,
+        }
+    }
+}
+
+/// More often than this nobody is killed while answering one question.
+const MAX_ASKED: usize = 5;
+
+fn ask_once(archive: &Path, name: &str) -> io::Result<Option<Value>> {
     let connected = Run::open(archive).and_then(|run| UnixStream::connect(run.path(name)));
     let client = match connected {
         Ok(client) => client,

@@ -18,6 +18,10 @@ use runtime::{BackupSource, GivenPart, OpenBackup};
 
 /// `program_limit_exceeded`
 const PROGRAM_LIMIT_EXCEEDED: SqlState = SqlState(*b"54000");
+/// `Z_DEFAULT_COMPRESSION`
+const GZIP_DEFAULT: i32 = 6;
+/// `ZSTD_CLEVEL_DEFAULT`
+const ZSTD_DEFAULT: i32 = 3;
 /// `io_error`
 const IO_ERROR: SqlState = SqlState(*b"58030");
 
@@ -66,14 +70,14 @@ fn form(asked: &BaseBackup) -> Form {
         algorithm: Algorithm::parse(manifest.checksums).unwrap_or_default(),
         force_encode: manifest.force_encode,
     });
-    let compression = asked.compression.and_then(|compression| match compression.method {
-        Method::None => None,
-        Method::Gzip => {
-            let level = compression.level.and_then(|level| u32::try_from(level).ok());
-            Some(Compression::Gzip(level))
-        }
-        Method::Lz4 => Some(Compression::Lz4),
-        Method::Zstd => Some(Compression::Zstd(compression.level)),
+    let compression = asked.compression.and_then(|asked| {
+        let (method, default) = match asked.method {
+            Method::None => return None,
+            Method::Gzip => (archive::Method::Gzip, GZIP_DEFAULT),
+            Method::Lz4 => (archive::Method::Lz4, 0),
+            Method::Zstd => (archive::Method::Zstd, ZSTD_DEFAULT),
+        };
+        Some(Compression { method, level: asked.level.unwrap_or(default) })
     });
     Form {
         label: asked.label.clone(),

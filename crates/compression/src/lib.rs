@@ -34,6 +34,11 @@ pub enum Method {
 /// WAL packs to about a ninth at this level, as fast as disks take it; level 3 gains a twentieth of
 /// that for half the speed.
 const ZSTD_LEVEL: i32 = 1;
+/// What zrip has.
+const ZSTD_LEVELS: std::ops::RangeInclusive<i32> = -7..=4;
+/// gzip's quickest level, and its best.
+const GZIP_FAST: i32 = 1;
+const GZIP_BEST: i32 = 9;
 
 impl Method {
     /// All of them, the one to look for first at the front.
@@ -82,9 +87,20 @@ impl Method {
     /// # Errors
     /// If the encoder can't begin.
     pub fn encoder<W: Write>(self, packed: W) -> io::Result<Encoder<W>> {
+        let level = if self == Self::Gzip { GZIP_FAST } else { ZSTD_LEVEL };
+        self.encoder_at(level, packed)
+    }
+
+    /// The same at a level of the method's own scale, or the nearest that there is: gzip's are all
+    /// there, LZ4 has one, and Zstandard's go up to 4.
+    ///
+    /// # Errors
+    /// If the encoder can't begin.
+    pub fn encoder_at<W: Write>(self, level: i32, packed: W) -> io::Result<Encoder<W>> {
         Ok(match self {
             Self::Gzip => {
-                Encoder::Gzip(Box::new(GzEncoder::new(packed, flate2::Compression::fast())))
+                let level = u32::try_from(level.clamp(GZIP_FAST, GZIP_BEST)).unwrap_or_default();
+                Encoder::Gzip(Box::new(GzEncoder::new(packed, flate2::Compression::new(level))))
             }
             Self::Lz4 => {
                 let info = FrameInfo::new()
@@ -94,7 +110,8 @@ impl Method {
                 Encoder::Lz4(Box::new(FrameEncoder::with_frame_info(info, packed)))
             }
             Self::Zstd => {
-                let encoder = zrip::FrameEncoder::new(packed, ZSTD_LEVEL);
+                let level = level.clamp(*ZSTD_LEVELS.start(), *ZSTD_LEVELS.end());
+                let encoder = zrip::FrameEncoder::new(packed, level);
                 Encoder::Zstd(Box::new(encoder.map_err(io::Error::other)?))
             }
         })

@@ -138,7 +138,11 @@ impl BackupFeed {
                 // The thread has ended, perhaps.
                 _ = self.free.send(buffer);
             }
-            What::Failed(refusal) if sender.is_in_backup() => sender.fail(&refusal),
+            What::Failed(refusal) if sender.is_in_backup() => {
+                sender.fail(&refusal);
+                // What has come meanwhile is read now.
+                sender.handle_input(&[], now);
+            }
             What::Failed(refusal) => sender.answer(Answer::Refused(refusal), now),
         }
         sender.is_in_backup()

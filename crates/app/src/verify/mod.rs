@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use archive::{ArchiveError, Bounds, Catalogue, Damage, DamageKind, RunEnd, Survey};
+use archive::{ArchiveError, Bounds, Catalogue, Damage, DamageKind, RunEnd, Survey, Unfinished};
 use backup::{Backups, Contents, Description, Fault, FaultKind, chain};
 use disk::{AlignedBuf, RealFiles};
 use pg_types::{Lsn, SegmentNumber, TimelineId};
@@ -96,7 +96,7 @@ pub(crate) fn examine(archive: &Path, scope: &Scope) -> Result<Report, Failure> 
         descriptions.push((stored.description, faults));
     }
     links(&Backups::open(archive)?.list()?.0, &mut descriptions);
-    report.finish(&catalogue, &survey, descriptions)?;
+    report.finish(&catalogue, &survey, descriptions, &wal.ends)?;
     for damage in &report.damages {
         wal.verified.remove(&damage.path.display().to_string());
     }
@@ -129,6 +129,8 @@ struct Wal {
     /// By timeline; `None` where one isn't read again.
     segments: BTreeMap<TimelineId, BTreeMap<SegmentNumber, Option<Identity>>>,
     partials: Vec<(TimelineId, SegmentNumber)>,
+    /// How far each timeline goes.
+    ends: BTreeMap<TimelineId, Lsn>,
     /// What holds, and needn't be read the next time.
     verified: BTreeMap<String, Identity>,
     unchanged: u64,
@@ -144,6 +146,7 @@ impl Wal {
         let mut this = Self {
             segments: BTreeMap::new(),
             partials: Vec::new(),
+            ends: BTreeMap::new(),
             verified: BTreeMap::new(),
             unchanged: 0,
         };
@@ -155,6 +158,7 @@ impl Wal {
                     this.partials.push((timeline, number));
                     continue;
                 }
+                this.ends.insert(timeline, number.end(catalogue.layout().segment_size));
                 let path = catalogue.stored_file(timeline, number);
                 let identity = Identity::of(&archive.join(&path));
                 let name = path.display().to_string();
@@ -223,11 +227,11 @@ impl Wal {
         for (timeline, number) in &self.partials {
             let before = ends.get(&(*timeline, *number));
             let live = receiver.filter(|_| newest == Some(*timeline));
-            settled.extend(
-                partial(catalogue, *timeline, *number, (before, live), &mut buf, report)?
-                    .into_iter()
-                    .map(|number| (*timeline, number)),
-            );
+            let read = partial(catalogue, *timeline, *number, (before, live), &mut buf, report)?;
+            let Some(read) = read else { continue };
+            settled.extend(read.settled.iter().map(|number| (*timeline, *number)));
+            let end = self.ends.entry(*timeline).or_default();
+            *end = read.proved.max(*end);
         }
         for (timeline, number) in settled {
             let identity = self.segments.get(&timeline).and_then(|of| of.get(&number)).copied();
@@ -241,7 +245,7 @@ impl Wal {
     }
 }
 
-/// Reads a segment that isn't whole; gives those before it that hold with it.
+/// Reads a segment that isn't whole; `None` if it can't be read, or isn't there any more.
 fn partial(
     catalogue: &Catalogue,
     timeline: TimelineId,
@@ -249,7 +253,7 @@ fn partial(
     (before, live): (Option<&RunEnd>, Option<&serde_json::Value>),
     buf: &mut AlignedBuf,
     report: &mut Report,
-) -> Result<Vec<SegmentNumber>, Failure> {
+) -> Result<Option<Unfinished>, Failure> {
     let size = catalogue.layout().segment_size;
     let path = catalogue.layout().partial(timeline, number);
     let mut looked = catalogue.verify_partial(timeline, number, before, buf);
@@ -271,12 +275,12 @@ fn partial(
     }
     let unfinished = match looked {
         // It got its final name, or was expired.
-        Ok(None) => return Ok(Vec::new()),
+        Ok(None) => return Ok(None),
         Ok(Some(unfinished)) => unfinished,
         Err(ArchiveError::Disk(error)) => {
             let (at, kind) = (number.start(size), DamageKind::Unreadable(error.message));
             report.add(vec![Damage { path, timeline, at, kind }]);
-            return Ok(Vec::new());
+            return Ok(None);
         }
         Err(error) => return Err(error.into()),
     };
@@ -291,7 +295,7 @@ fn partial(
         let at = unfinished.proved;
         report.add(vec![Damage { path, timeline, at, kind }]);
     }
-    Ok(unfinished.settled)
+    Ok(Some(unfinished))
 }
 
 /// Up to where a running receiver has proved and durable what it has.

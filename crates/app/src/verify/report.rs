@@ -1,5 +1,6 @@
 //! What a verification came to: what is damaged, and what can be recovered all the same.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
@@ -64,21 +65,18 @@ impl Report {
         }
     }
 
-    /// Looks what can be recovered with what is damaged.
+    /// Looks what can be recovered with what is damaged; `ends` is how far each timeline goes.
     pub(super) fn finish(
         &mut self,
         catalogue: &Catalogue,
         survey: &Survey,
         backups: Vec<(Description, Vec<Fault>)>,
+        ends: &BTreeMap<TimelineId, Lsn>,
     ) -> Result<(), Failure> {
         self.damages.sort_by(|a, b| (a.timeline, a.at, &a.path).cmp(&(b.timeline, b.at, &b.path)));
         self.leftovers = survey.leftovers().map(|(_, segments)| segments.count()).sum();
         // What is wrong with `gaps.json` was said.
         self.missing = catalogue.missing(survey).unwrap_or_default();
-        let overview = catalogue.overview(survey).unwrap_or_default();
-        let ends = |timeline: TimelineId| {
-            overview.iter().find(|of| of.timeline == timeline).map_or(Lsn::INVALID, |of| of.to)
-        };
         let branches: Vec<Branch> = survey
             .timelines()
             .filter_map(|(timeline, _)| list::branch_of(catalogue, timeline).ok().flatten())
@@ -90,7 +88,7 @@ impl Report {
             let own = windows.get_mut(place).map(std::mem::take).unwrap_or_default();
             let windows = own.into_iter().filter_map(|window| {
                 let branch = branches.iter().find(|of| of.timeline() == window.timeline)?;
-                let end = ends(window.timeline);
+                let end = ends.get(&window.timeline).copied().unwrap_or_default();
                 Some(self.range(window, branch, &description, end, catalogue))
             });
             let windows = windows.collect();

@@ -20,7 +20,6 @@ const TABLESPACES: &str = "pg_tblspc";
 /// See the [module](self).
 pub(super) struct Walk {
     tar: StoredTar,
-    len: u64,
     at: u64,
     /// The tablespace that it is of.
     oid: Option<u32>,
@@ -52,11 +51,9 @@ struct Stored {
 }
 
 impl Walk {
-    pub(super) fn new(tar: StoredTar, oid: Option<u32>) -> Result<Self, BackupError> {
-        let len = tar.len();
-        Ok(Self {
+    pub(super) fn new(tar: StoredTar, oid: Option<u32>) -> Self {
+        Self {
             tar,
-            len,
             at: 0,
             oid,
             made: VecDeque::new(),
@@ -64,7 +61,7 @@ impl Walk {
             headers: None,
             tail: None,
             ended: false,
-        })
+        }
     }
 
     /// Adds the next bytes to an empty buffer; `false` if there are none any more.
@@ -157,7 +154,7 @@ impl Walk {
             return Ok(true);
         }
         let mut header = [0; BLOCK];
-        if self.at < self.len {
+        if self.at < self.tar.len() {
             self.tar.read_exact_at(&mut header, self.at)?;
             self.at += BLOCK as u64;
         }

@@ -20,7 +20,7 @@ use std::path::Path;
 
 use ::archive::Catalogue;
 use archive::Walk;
-use disk::{DiskError, OldFile};
+use disk::{DiskError, OldFile, TreeLock};
 use pg_types::Branch;
 
 use crate::manifest::NAME;
@@ -59,15 +59,13 @@ pub struct ManifestForm {
     pub force_encode: bool,
 }
 
-/// How archives are compressed: an algorithm and its level.
+/// How archives are compressed as they go out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Compression {
-    /// gzip, 1 to 9.
-    Gzip(Option<u32>),
-    /// LZ4 frames.
-    Lz4,
-    /// Zstandard.
-    Zstd(Option<i32>),
+pub struct Compression {
+    /// By what.
+    pub method: compression::Method,
+    /// How hard it tries, by its own scale.
+    pub level: i32,
 }
 
 /// What comes next. What begins has ended when the next begins.
@@ -92,6 +90,8 @@ pub struct Outgoing {
     compressor: Option<Compressor>,
     /// Bytes that are to be compressed.
     plain: Vec<u8>,
+    /// As long as it is sent it isn't expired, nor the WAL that it needs.
+    _reading: TreeLock,
 }
 
 enum Stage {
@@ -179,6 +179,7 @@ impl Outgoing {
         form: Form,
     ) -> Result<Self, BackupError> {
         let directory = backups.directory(&description.id)?;
+        let reading = directory.lock_shared()?;
         let mut tars = Vec::new();
         for (oid, _, _) in archives(&description) {
             tars.push(Some(description.open_tar(&directory, oid)?));
@@ -189,7 +190,8 @@ impl Outgoing {
         let notes = Notes::default();
         let sent = Sent { description, form, catalogue, bare, lines, notes, done: 0 };
         let (stage, compressor) = (Stage::Before(0), None);
-        Ok(Self { sent, tars, listing, stage, compressor, plain: Vec::new() })
+        let plain = Vec::new();
+        Ok(Self { sent, tars, listing, stage, compressor, plain, _reading: reading })
     }
 
     /// Which it is.
@@ -261,7 +263,7 @@ impl Outgoing {
     fn begin(&mut self, place: usize) -> Result<Part, BackupError> {
         if let Some(tar) = self.tars.get_mut(place).and_then(Option::take) {
             let oid = self.sent.description.tablespaces.get(place).map(|space| space.oid);
-            self.stage = Stage::Archive(place, Box::new(Walk::new(tar, oid)?));
+            self.stage = Stage::Archive(place, Box::new(Walk::new(tar, oid)));
             let compressor = self.sent.form.compression.map(Compressor::new).transpose();
             self.compressor = compressor
                 .map_err(|error| DiskError::from_io("compression", Path::new(""), &error))?;

@@ -387,7 +387,8 @@ impl Sender {
 
     /// The time has come.
     pub fn handle_timeout(&mut self, now: Instant, time_us: i64) {
-        let State::Streaming(stream) = &mut self.state else { return };
+        // What came while something ran that was cancelled.
+        let State::Streaming(stream) = &mut self.state else { return self.go_on(now) };
         match stream.handle_timeout(now, time_us) {
             stream::Timeout::Nothing => {}
             stream::Timeout::Keepalive(bytes) => self.outgoing.copy_data(&bytes),

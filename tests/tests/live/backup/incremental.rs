@@ -154,11 +154,17 @@ fn combine(kept: &Kept, install: &Install, ids: &[String], space: &Path) -> Path
         ended(command.args(args)).is_well();
     };
     let text = |path: &Path| path.display().to_string();
-    // tar finds the method out, and the tool of that name.
+    // By the tool of the method's name.
     let unpack = |stored: &Path, stem: &str, into: &Path| {
-        let tars = ["", ".zst", ".lz4"].map(|suffix| stored.join(format!("{stem}.tar{suffix}")));
-        let tar = tars.iter().find(|tar| tar.exists());
-        as_server("tar", &["-axf", &text(tar.unwrap_or(&tars[0])), "-C", &text(into)]);
+        let tars = [("", ""), (".zst", "zstd"), (".lz4", "lz4")];
+        for (suffix, tool) in tars {
+            let tar = stored.join(format!("{stem}.tar{suffix}"));
+            if tar.exists() {
+                let with = if tool.is_empty() { Vec::new() } else { vec!["-I", tool] };
+                let (tar, into) = (text(&tar), text(into));
+                as_server("tar", &[with.as_slice(), &["-xf", &tar, "-C", &into]].concat());
+            }
+        }
     };
     let mut last_spaces = Vec::new();
     for id in ids {

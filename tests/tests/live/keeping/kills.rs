@@ -7,11 +7,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use testkit::process::Running;
+use testkit::servers::Server;
 
 use super::super::backup::{
     backup, backup_command, check_tables, list, recover, restore, restored, seawall, verified,
 };
-use super::super::common::{LIMIT, Must, Random, server, server_flush};
+use super::super::common::{LIMIT, Must, NAME, Random, Receiver, server, server_flush};
 use super::super::restore_wal::{Kept, name, sealed, work};
 use super::expire::expire;
 use super::{assert_sound, verify_command};
@@ -46,6 +47,27 @@ fn now_and_then_killed(
     code
 }
 
+/// A receiver in the place of one that was killed. A backup that found none may have the archive, and
+/// brings its WAL itself: then it is waited for, as a service would.
+fn again(kept: &Kept, primary: &Server) -> Receiver {
+    let began = Instant::now();
+    loop {
+        let mut receiver = Receiver::start(primary, &kept.archive, &kept.options());
+        let streams = format!(
+            "EXISTS (SELECT FROM pg_stat_replication WHERE application_name = '{NAME}' AND state = 'streaming')"
+        );
+        while receiver.running.ended().is_none() {
+            if primary.sql(&format!("SELECT {streams}")).must() == "t" {
+                return receiver;
+            }
+            assert!(began.elapsed() < LIMIT, "no receiver streams");
+        }
+        let code = receiver.running.ended().and_then(|status| status.code());
+        assert_eq!(code, Some(3), "{}", receiver.running.output_tail());
+        assert!(began.elapsed() < LIMIT, "the archive is locked");
+    }
+}
+
 #[test]
 fn whatever_is_killed_every_listed_backup_is_given_back() {
     let kept = Kept::new();
@@ -71,7 +93,7 @@ fn whatever_is_killed_every_listed_backup_is_given_back() {
             while going() {
                 thread::sleep(Duration::from_millis(500 + random.below(2000)));
                 receiver.kill9_in_place();
-                receiver = kept.receiver(&primary);
+                receiver = again(&kept, &primary);
             }
         });
         scope.spawn(|| {
@@ -140,6 +162,9 @@ fn whatever_is_killed_every_listed_backup_is_given_back() {
     });
     let counts = [&expired, &taken, &restores].map(|count| count.load(Ordering::Relaxed));
     assert!(counts.iter().all(|count| *count > 0), "expired, taken, restored: {counts:?}");
+    // Nobody has the archive now; the one that was started last may have found that somebody had.
+    receiver.kill9_in_place();
+    let mut receiver = again(&kept, &primary);
     receiver.await_flush(&primary, server_flush(&primary));
     expire(&kept, &["--keep-backups", "2", "--yes"]).is_well();
     assert_sound(&kept, &["--full"]);

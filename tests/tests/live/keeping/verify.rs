@@ -4,12 +4,13 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use pg_types::Lsn;
 use serde_json::Value;
 use testkit::servers::{Server, full};
 
-use super::super::backup::backup;
+use super::super::backup::{backup, seawall};
 use super::super::common::{LIMIT, Must, Receiver, on_each_major, server, server_flush};
 use super::super::restore_wal::{Kept, SIZE, name, work};
 use super::{assert_sound, flip, verify, verify_command};
@@ -52,9 +53,26 @@ fn partial(kept: &Kept) -> PathBuf {
     names.pop().unwrap_or_else(|| panic!("no .partial"))
 }
 
+/// Waits until the receiver says itself, as it does now and then, how far it is.
+fn await_told(kept: &Kept, end: Lsn) {
+    let began = Instant::now();
+    let told = || {
+        let status = ended(seawall(kept, "status").arg("--json"));
+        let status: Value = serde_json::from_str(&status.stdout).must();
+        let durable = status["receiver"]["durable"].as_str()?.parse::<Lsn>().ok()?;
+        let proved = status["receiver"]["proved"].as_str()?.parse::<Lsn>().ok()?;
+        Some(durable.min(proved))
+    };
+    while told() < Some(end) {
+        assert!(began.elapsed() < LIMIT, "the receiver doesn't say that it is at {end}");
+    }
+}
+
 /// A receiver has acknowledged what isn't there any more.
 fn unfinished_under_way(kept: &Kept, server: &Server, receiver: &mut Receiver) {
-    receiver.await_flush(server, some_of_a_segment(server));
+    let end = some_of_a_segment(server);
+    receiver.await_flush(server, end);
+    await_told(kept, end);
     assert_sound(kept, &[]);
     let path = partial(kept);
     flip(&path, 100_000);

@@ -352,10 +352,35 @@ fn a_standbys_backup_seeds_servers_also_after_a_promotion() {
     standby.promote().must();
     proxy.redirect(standby.port());
     receiver.await_streaming(&standby);
-    let mut new = copies.server(standby.install(), port, "streamed", &["-X", "stream", "-R"]);
+    // Not -X stream: where that stops within the new timeline's first segment, before the switch, no
+    // server goes on from there.
+    let mut new = copies.server(standby.install(), port, "followed", &["-X", "fetch", "-R"]);
     new.restart().must();
     await_replay(&new, work(&standby));
     assert_eq!(new.sql(COUNT).must(), standby.sql(COUNT).must());
+    receiver.stop();
+}
+
+/// What is stored compressed goes out as it was; an incremental one is nothing to begin with.
+#[test]
+fn a_compressed_backup_is_given_and_an_incremental_one_passed_over() {
+    let (primary, dir) = (server(18, 1, &["summarize_wal = on"]), scratch());
+    let archive = dir.path().join("archive");
+    let (mut receiver, port) = receive_and_serve(&primary, &archive);
+    work(&primary);
+    back_up(&primary, &archive, &["--compress", "zstd"]);
+    let rows = primary.sql(COUNT).must();
+    receiver.await_flush(&primary, work(&primary));
+    back_up(&primary, &archive, &["--incremental"]);
+    let mut server = Server::of_data_dir(primary.install(), &["fsync = off"], |data| {
+        copy(primary.install(), port, data, &["-X", "fetch", "--manifest-checksums=SHA256"]);
+        verify(primary.install(), data, &[]);
+        Ok(())
+    })
+    .must();
+    server.restart().must();
+    server.wait_until("the end of recovery", LIMIT, "NOT pg_is_in_recovery()").must();
+    assert_eq!(server.sql(COUNT).must(), rows);
     receiver.stop();
 }
 
