@@ -216,3 +216,31 @@ fn damage_is_not_handed_on() {
     assert_eq!(segments(&copy).len(), 1, "nothing of it was taken for whole");
     serving.stop();
 }
+
+/// Segments that are compressed by now are had like plain ones.
+#[test]
+fn compressed_segments_are_served_as_they_were() {
+    let (primary, dir) = (server(18, 1, &[]), scratch());
+    let archive = dir.path().join("archive");
+    let (options, port) = served(&["-Z", "lz4"]);
+    let mut receiver = Receiver::start(&primary, &archive, &options);
+    receiver.await_streaming(&primary);
+    let end = work(&primary);
+    receiver.await_flush(&primary, end);
+    let packed = || {
+        let entries = fs::read_dir(archive.join("wal")).must().map(|entry| entry.must().path());
+        let mut packed: Vec<_> =
+            entries.filter(|path| path.extension().is_some_and(|end| end == "lz4")).collect();
+        packed.sort();
+        (packed.len() >= 2).then_some(packed)
+    };
+    let packed = crate::common::until(LIMIT, "two segments to be compressed", packed);
+    let copy = dir.path().join("copy");
+    fs::create_dir(&copy).must();
+    // It goes on behind the first of them, as if it had had it.
+    let first = packed[0].file_stem().unwrap_or_default();
+    fs::copy(primary.wal_dir().join(first), copy.join(first)).must();
+    received(&primary, port, &copy, end, None);
+    same_as(&primary, &copy, 3);
+    receiver.stop();
+}
