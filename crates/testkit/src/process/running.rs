@@ -210,6 +210,11 @@ impl Running {
         usage::peak_rss_bytes(self.pid())
     }
 
+    /// The same without the program's own pages; none once it has ended.
+    pub fn peak_own_bytes(&self) -> Option<u64> {
+        usage::peak_own_bytes(self.pid())
+    }
+
     /// CPU seconds so far, of all threads, user and system; none once it has been reaped.
     pub fn cpu_seconds(&self) -> Option<f64> {
         usage::cpu_seconds(self.pid())

@@ -4,8 +4,19 @@ use std::fs;
 
 /// Peak resident memory of a process (`VmHWM`); none if it is gone.
 pub fn peak_rss_bytes(pid: u32) -> Option<u64> {
+    status_bytes(pid, "VmHWM:")
+}
+
+/// The same without the pages of files that are mapped (`RssFile`): without the program's own,
+/// that is, which all its processes share and the kernel can drop.
+pub fn peak_own_bytes(pid: u32) -> Option<u64> {
+    Some(peak_rss_bytes(pid)?.saturating_sub(status_bytes(pid, "RssFile:")?))
+}
+
+/// A line of proc(5)'s `status`, in kB there.
+fn status_bytes(pid: u32, name: &str) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib * 1024)
 }
