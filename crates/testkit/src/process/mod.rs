@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 pub use running::{Line, Running, Stream};
 pub use rustix::process::Signal;
-pub use usage::{children_of, cpu_seconds, is_gone, peak_rss_bytes};
+pub use usage::{children_of, cpu_seconds, is_gone, peak_own_bytes, peak_rss_bytes};
 
 use crate::Error;
 
