@@ -101,15 +101,26 @@ pub(crate) fn compare_with_primary(wal_dir: &Path, server: &Server, flushed: Lsn
     for segment in &segments.segments {
         let size = segments.size.bytes();
         let until = if segment.sealed { size } else { flushed.saturating_since(segment.start) };
-        compare(&segment.path, &server.wal_dir().join(&segment.name), until.min(size));
-        assert_eq!(fs::metadata(&segment.path).must().len(), size, "{}", segment.path.display());
+        let ours = open_as_it_is(segment);
+        assert_eq!(ours.metadata().must().len(), size, "{}", segment.path.display());
+        compare((&segment.path, ours), &server.wal_dir().join(&segment.name), until.min(size));
         compared += until.min(size);
     }
     compared
 }
 
-fn compare(ours: &Path, theirs: &Path, until: u64) {
-    let (mut our_file, mut their_file) = (open(ours), open(theirs));
+/// A running receiver may have sealed it since it was looked at.
+fn open_as_it_is(segment: &Segment) -> File {
+    match File::open(&segment.path) {
+        Err(error) if error.kind() == ErrorKind::NotFound && !segment.sealed => {
+            open(&segment.path.with_extension(""))
+        }
+        file => file.must(),
+    }
+}
+
+fn compare((ours, mut our_file): (&Path, File), theirs: &Path, until: u64) {
+    let mut their_file = open(theirs);
     let (mut our_chunk, mut their_chunk) = (vec![0; CHUNK], vec![0; CHUNK]);
     let mut offset = 0;
     while offset < until {
