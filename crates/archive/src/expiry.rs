@@ -17,7 +17,7 @@ use crate::index::ENTRIES_PER_FILE;
 use crate::slots::slots;
 use crate::survey::Survey;
 use crate::verify::index_name;
-use crate::{ArchiveError, Catalogue, Layout};
+use crate::{ArchiveError, Catalogue, Layout, small};
 
 /// A line for each timeline that ever was.
 const MAX_BYTES: usize = 4 << 20;
@@ -119,16 +119,8 @@ impl Catalogue {
             at: expired.at,
         });
         let file = File { expired: entries.collect() };
-        let mut text = serde_json::to_string_pretty(&file).unwrap_or_default();
-        text.push('\n');
         let (temporary, path) = (Path::new(Layout::EXPIRED_TMP), Path::new(Layout::EXPIRED));
-        if self.files.len(temporary)?.is_some() {
-            self.files.remove(temporary)?;
-        }
-        self.files.write_new(temporary, text.as_bytes())?;
-        self.files.sync_file(temporary)?;
-        self.files.replace(temporary, path)?;
-        self.files.sync_dir(Path::new(""))?;
+        small::replace(&*self.files, temporary, path, &file)?;
         Ok(())
     }
 

@@ -8,7 +8,7 @@ use pg_types::{Lsn, TimelineId};
 use serde::{Deserialize, Serialize};
 
 use crate::open::Archive;
-use crate::{ArchiveError, Layout};
+use crate::{ArchiveError, Layout, small};
 
 /// Some thousands of gaps: nobody has so many without having been told.
 const MAX_BYTES: usize = 4 << 20;
@@ -109,16 +109,8 @@ impl Archive {
         }
         gaps.push(gap.clone());
         let file = File { gaps: gaps.iter().map(Entry::new).collect() };
-        let mut text = serde_json::to_string_pretty(&file).unwrap_or_default();
-        text.push('\n');
         let (temporary, path) = (Path::new(Layout::GAPS_TMP), Path::new(Layout::GAPS));
-        if self.files.len(temporary)?.is_some() {
-            self.files.remove(temporary)?;
-        }
-        self.files.write_new(temporary, text.as_bytes())?;
-        self.files.sync_file(temporary)?;
-        self.files.replace(temporary, path)?;
-        self.files.sync_dir(Path::new(""))?;
+        small::replace(&*self.files, temporary, path, &file)?;
         Ok(gap)
     }
 }

@@ -40,6 +40,7 @@ mod publish;
 mod reader;
 mod resume;
 mod slots;
+mod small;
 mod survey;
 mod verify;
 mod writer;

@@ -14,7 +14,7 @@ use disk::{ErrorKind, Files, Lock, LockError};
 use pg_types::{Lsn, TimelineId};
 use serde::{Deserialize, Serialize};
 
-use crate::{ArchiveError, Layout};
+use crate::{ArchiveError, Layout, small};
 
 /// A slot has some two hundred bytes.
 const MAX_BYTES: usize = 64 << 10;
@@ -166,15 +166,7 @@ impl Slots {
         self.files.create_dir(dir)?;
         self.files.sync_dir(Path::new(""))?;
         let temporary = dir.join(format!(".{}.json.tmp", slot.name));
-        let mut text = serde_json::to_string_pretty(&File::of(slot)).unwrap_or_default();
-        text.push('\n');
-        if self.files.len(&temporary)?.is_some() {
-            self.files.remove(&temporary)?;
-        }
-        self.files.write_new(&temporary, text.as_bytes())?;
-        self.files.sync_file(&temporary)?;
-        self.files.replace(&temporary, &path)?;
-        Ok(self.files.sync_dir(dir)?)
+        Ok(small::replace(&*self.files, &temporary, &path, &File::of(slot))?)
     }
 
     /// Drops a slot, durably.

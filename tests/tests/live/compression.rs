@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use archive::Method;
 use testkit::peers::{ReceiveOptions, pg_receivewal};
 use testkit::process::{Running, Signal};
-use testkit::servers::{Server, full, is_segment_name};
+use testkit::servers::{Server, full, is_segment_name, system_program};
 
 use super::common::{
     LIMIT, Must, Random, Receiver, ReceiverOptions, SLOT, compare_with_primary, on_each_major,
@@ -45,7 +45,9 @@ fn await_packed(wal: &Path) {
 
 /// Unpacks with the tool of that name.
 fn unpacked(path: &Path, method: Method) -> Vec<u8> {
-    let output = Command::new(method.to_string()).arg("-dc").arg(path).output().must();
+    let tool = method.to_string();
+    let tool = system_program(&tool, &tool).must();
+    let output = Command::new(tool).arg("-dc").arg(path).output().must();
     assert!(output.status.success(), "{method} of {}: {output:?}", path.display());
     output.stdout
 }

@@ -47,10 +47,11 @@ impl Host {
                 "standard_conforming_strings",
                 "TimeZone",
             ],
-            16 | 17 => &REPORTED_SINCE_16,
-            _ => &REPORTED_SINCE_18,
+            _ => &REPORTED_SINCE_16,
         };
-        names.iter().filter_map(|name| self.setting(name, settings, user)).collect()
+        let reports = |name: &&&str| **name != "search_path" || self.version.major() >= 18;
+        let names = names.iter().filter(reports);
+        names.filter_map(|name| self.setting(name, settings, user)).collect()
     }
 
     /// A setting, by its name in any case: its own spelling, and its value as SHOW gives it.
@@ -96,24 +97,8 @@ enum Value {
     Timeout,
 }
 
-const REPORTED_SINCE_16: [&str; 14] = [
-    "in_hot_standby",
-    "integer_datetimes",
-    "TimeZone",
-    "IntervalStyle",
-    "is_superuser",
-    "application_name",
-    "default_transaction_read_only",
-    "scram_iterations",
-    "DateStyle",
-    "standard_conforming_strings",
-    "session_authorization",
-    "client_encoding",
-    "server_version",
-    "server_encoding",
-];
-
-const REPORTED_SINCE_18: [&str; 15] = [
+/// Of these `search_path` from 18 on.
+const REPORTED_SINCE_16: [&str; 15] = [
     "in_hot_standby",
     "integer_datetimes",
     "TimeZone",
