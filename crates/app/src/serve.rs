@@ -8,6 +8,7 @@ use std::thread::{self, JoinHandle};
 
 use archive::{ArchiveError, Catalogue};
 use disk::{Files, RealFiles};
+use pg_wire::feedback::Horizons;
 use replication::sender::Status;
 use runtime::{
     Follower, Listen, Serve, ServeError, ServeReport, Server, Tip, TipReceiver, TipSender, Watcher,
@@ -122,6 +123,7 @@ fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 pub(crate) struct Beside {
     stop: watch::Sender<bool>,
     thread: Option<JoinHandle<()>>,
+    needed: watch::Receiver<Horizons>,
 }
 
 impl Beside {
@@ -134,6 +136,7 @@ impl Beside {
         if let Err(error) = runtime::publish_archived(&files, tip) {
             tracing::error!("what is archived can't be served yet: {error}");
         }
+        let needed = server.needed();
         let runtime = runtime()?;
         let (stop, shutdown) = watch::channel(false);
         let work = move || {
@@ -142,7 +145,12 @@ impl Beside {
         };
         let thread = thread::Builder::new().name("serve".to_owned()).spawn(work);
         let thread = thread.map_err(|error| Failure::failed(format!("can't start: {error}")))?;
-        Ok(Self { stop, thread: Some(thread) })
+        Ok(Self { stop, thread: Some(thread), needed })
+    }
+
+    /// What the followers need of the primary.
+    pub(crate) fn needed(&self) -> watch::Receiver<Horizons> {
+        self.needed.clone()
     }
 }
 

@@ -4,6 +4,7 @@
 //! to where it belongs.
 
 use std::io::{self, IoSliceMut};
+use std::os::fd::BorrowedFd;
 
 use crate::stream::Stream;
 use crate::tls::TlsStream;
@@ -70,6 +71,26 @@ impl Socket {
         match self {
             Self::Plain(stream) => stream.try_write_both(first, then),
             Self::Tls(stream) => stream.try_write(if first.is_empty() { then } else { first }),
+            Self::Closed => Err(closed()),
+        }
+    }
+
+    /// Whether a file's bytes can go to it as they are.
+    pub(crate) fn takes_files(&self) -> bool {
+        matches!(self, Self::Plain(Stream::Tcp(_) | Stream::Unix(_)))
+    }
+
+    /// The same of a header and, behind it, bytes of a file. It may take the disk.
+    pub(crate) fn try_send_file(
+        &self,
+        header: &[u8],
+        file: BorrowedFd<'_>,
+        offset: u64,
+        len: usize,
+    ) -> io::Result<Option<usize>> {
+        match self {
+            Self::Plain(stream) => stream.try_send_file(header, file, offset, len),
+            Self::Tls(_) => Err(io::ErrorKind::Unsupported.into()),
             Self::Closed => Err(closed()),
         }
     }

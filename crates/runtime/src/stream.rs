@@ -2,9 +2,11 @@
 
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut, Read};
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 
 use pg_wire::settings::{ConnectionSettings, Host, Server};
+use rustix::net::SendFlags;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::Interest;
 use tokio::net::{TcpStream, UnixStream};
@@ -125,6 +127,36 @@ impl Stream {
             Self::Tcp(stream) => stream.try_write_vectored(&slices),
             Self::Unix(stream) => stream.try_write_vectored(&slices),
             Self::Wire(end) => end.0.try_write(if first.is_empty() { then } else { first }),
+        })
+    }
+
+    /// The same of a header and bytes of a file behind it, which go from the page cache to the
+    /// socket by themselves. It may take the disk.
+    pub(crate) fn try_send_file(
+        &self,
+        header: &[u8],
+        file: BorrowedFd<'_>,
+        offset: u64,
+        len: usize,
+    ) -> io::Result<Option<usize>> {
+        let send = |socket: SockRef<'_>| -> io::Result<usize> {
+            let mut sent = 0;
+            if !header.is_empty() {
+                sent = rustix::net::send(&*socket, header, SendFlags::MORE)?;
+                if sent < header.len() {
+                    return Ok(sent);
+                }
+            }
+            match rustix::fs::sendfile(&*socket, file, Some(&mut { offset }), len) {
+                // What stops it is met again by the next call.
+                Err(_) if sent > 0 => Ok(sent),
+                of_file => Ok(sent + of_file?),
+            }
+        };
+        now(|| match self {
+            Self::Tcp(stream) => stream.try_io(Interest::WRITABLE, || send(stream.into())),
+            Self::Unix(stream) => stream.try_io(Interest::WRITABLE, || send(stream.into())),
+            Self::Wire(_) => Err(ErrorKind::Unsupported.into()),
         })
     }
 

@@ -10,6 +10,7 @@ use archive::{ArchiveError, Catalogue, Layout};
 use disk::Files;
 use jiff::Timestamp;
 use pg_types::{Geometry, SegmentSize, ServerVersion, SystemId};
+use pg_wire::feedback::Horizons;
 use pg_wire::message::SqlState;
 use pg_wire::server::Verifier;
 use pg_wire::server::response::Refusal;
@@ -39,6 +40,8 @@ pub(super) struct Hub {
     tls: Mutex<Option<Arc<ServerTls>>>,
     /// How many there are.
     count: watch::Sender<usize>,
+    /// What all of them need of the primary.
+    needed: watch::Sender<Horizons>,
     next_pid: AtomicU32,
     tell: Arc<Tell>,
 }
@@ -152,6 +155,12 @@ impl Member {
         change(&mut self.shown.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
+    /// What it needs of the primary.
+    pub(super) fn horizons(&self) -> Horizons {
+        let shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        shown.standing.map_or(Horizons::NONE, |standing| standing.horizons)
+    }
+
     fn follower(&self) -> Follower {
         let shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let Shown { user, name, slot, in_backup, standing } = shown;
@@ -178,6 +187,7 @@ impl Hub {
             members: Mutex::default(),
             tls: Mutex::default(),
             count: watch::Sender::new(0),
+            needed: watch::Sender::new(Horizons::NONE),
             // As the server's: connections after a restart have other numbers, mostly.
             next_pid: AtomicU32::new(std::process::id()),
             tell,
@@ -333,6 +343,21 @@ impl Hub {
         let mut members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
         members.remove(&member.pid);
         self.count.send_replace(members.len());
+        drop(members);
+        self.need();
+    }
+
+    /// What the followers need of the primary.
+    pub(super) fn needed(&self) -> watch::Receiver<Horizons> {
+        self.needed.subscribe()
+    }
+
+    /// Sums up what followers need: one of them needs something else now, or has gone.
+    pub(super) fn need(&self) {
+        let members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = members.values().map(|member| member.horizons());
+        let all = all.fold(Horizons::NONE, Horizons::and);
+        self.needed.send_if_modified(|needed| std::mem::replace(needed, all) != all);
     }
 
     /// Cancels what a connection does, for somebody who knows its key.
