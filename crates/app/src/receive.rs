@@ -40,10 +40,7 @@ pub(crate) fn run(args: &ReceiveArgs) -> Result<(), Failure> {
     }
     let beside = match args.serve.is_empty() {
         true => None,
-        false => {
-            let serve = serve::plan(&args.archive, &args.serve, &args.serving)?;
-            Some(serve::Beside::start(&args.archive, serve, &what.tip)?)
-        }
+        false => Some(serve::Beside::start(&args.archive, args, &what.tip)?),
     };
     what.needed = beside.as_ref().filter(|_| args.hot_standby_feedback).map(serve::Beside::needed);
     service::ready();

@@ -24,7 +24,7 @@ use super::hub::{Hub, LOGIN_LIMIT, Member, Way, starting_up};
 use super::push::{Pushed, Sending};
 use super::slots::{self, Held};
 use super::source::Source;
-use crate::outgoing::BackupFeed;
+use crate::outgoing::{BackupFeed, Given};
 use crate::socket::Socket;
 use crate::stream::Stream;
 use crate::{Shutdown, TipReceiver, world};
@@ -109,10 +109,10 @@ impl Connection {
         loop {
             // A socket that breaks is a client that went away.
             let Ok(more) = this.hear(&mut stopping, shutdown).await else { return Some(this) };
-            let mut pushed = this.push(false);
+            let mut pushed = this.push();
             if matches!(pushed, Ok(Pushed::NeedsDisk)) {
                 let work = blocking(move || {
-                    let pushed = this.push(true);
+                    let pushed = this.push_and_wait();
                     (this, pushed)
                 });
                 (this, pushed) = work.await?;
@@ -200,7 +200,7 @@ impl Connection {
 
     /// Has TLS spoken on the socket from now on; `received` is what the client has said of it.
     async fn handshake(&mut self, received: Vec<u8>) -> io::Result<()> {
-        while self.push(false)? == Pushed::Full {
+        while self.push()? == Pushed::Full {
             self.socket.writable().await?;
         }
         let Some(tls) = self.hub.tls() else { return Err(io::ErrorKind::Unsupported.into()) };
@@ -231,7 +231,7 @@ impl Connection {
         self.releases.mark_unchanged();
         let done = blocking(move || commands::run(&hub, &asked, pid)).await;
         let Some(done) = done else { return self.sender.refuse(&internal()) };
-        let answer = match done {
+        let mut answer = match done {
             Done::Answer(answer) => {
                 let is_temporary = matches!(command, Command::CreateSlot { temporary: true, .. });
                 self.has_temporary |= is_temporary;
@@ -246,6 +246,10 @@ impl Connection {
                 return;
             }
         };
+        if let Answer::Stream { start, timeline, end, .. } = &mut answer {
+            self.hub.hold(&self.me, *timeline, *start, self.segment_size);
+            *end = end.filter(|_| !self.me.is_held());
+        }
         self.sender.answer(answer, world::now());
     }
 
@@ -301,7 +305,7 @@ impl Connection {
             }
         }
         if let Some(end) = self.end {
-            self.sender.advance(end.switch_point, Some(end));
+            self.sender.advance(end.switch_point, self.end.filter(|_| !self.me.is_held()));
         }
     }
 
@@ -410,6 +414,9 @@ impl Connection {
             _ = shutdown.changed(), if !stopping => {}
             () = timer => {}
             part = fed => given = Some(part),
+        }
+        if let Some(begin) = given.as_ref().and_then(Given::begins) {
+            self.me.show(|shown| shown.backup = Some(begin));
         }
         if let Some((part, feed)) = given.zip(self.feed.as_mut())
             && !feed.hand_over(part, &mut self.sender)

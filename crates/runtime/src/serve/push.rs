@@ -4,7 +4,7 @@
 //! is begun before all answers are out, and nothing comes between a piece's header and its bytes.
 
 use std::io;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use pg_wire::message::SqlState;
 use pg_wire::server::response::Refusal;
@@ -16,6 +16,9 @@ use super::source::{Content, LoadError, Wanted};
 use crate::socket::Socket;
 use crate::world;
 
+/// So long a thread waits for a socket that takes no more: one that is read fast takes more within
+/// some hundred microseconds, and any other is left to the event loop.
+const PATIENCE: Duration = Duration::from_millis(20);
 /// WAL between two looks at what the client says, on a thread that others want, too.
 const MAX_PUSH: usize = 16 << 20;
 
@@ -69,9 +72,26 @@ impl Sending {
 }
 
 impl Connection {
-    /// Writes answers and WAL; `may_wait` says whether this is a thread that may wait for the disk.
-    pub(super) fn push(&mut self, may_wait: bool) -> io::Result<Pushed> {
-        let mut pushed = 0;
+    /// Writes answers and WAL on a thread that may wait, for the disk and for the socket.
+    pub(super) fn push_and_wait(&mut self) -> io::Result<Pushed> {
+        let (mut left, mut pushed) = (MAX_PUSH, Ok(Pushed::Full));
+        while matches!(pushed, Ok(Pushed::Full)) {
+            pushed = self.push_some(true, &mut left);
+            if matches!(pushed, Ok(Pushed::Full)) && !self.socket.wait_writable(PATIENCE)? {
+                break;
+            }
+        }
+        self.socket.attach()?;
+        pushed
+    }
+
+    /// Writes what can be written without waiting for anything.
+    pub(super) fn push(&mut self) -> io::Result<Pushed> {
+        self.push_some(false, &mut { MAX_PUSH })
+    }
+
+    /// Writes until the socket takes no more, and `left` bytes of WAL at the most.
+    fn push_some(&mut self, may_wait: bool, left: &mut usize) -> io::Result<Pushed> {
         loop {
             if let Some(sending) = &mut self.sending {
                 if matches!(sending.content, Content::InFile(..)) && !may_wait {
@@ -83,14 +103,14 @@ impl Connection {
                     Err(error) => self.read_instead(error)?,
                 }
                 if let Some(sent) = self.sending.take_if(|sending| sending.is_done()) {
-                    pushed += sent.piece.len;
+                    *left = left.saturating_sub(sent.piece.len);
                     self.sender.piece_sent(&sent.piece, world::now());
                 }
             } else if let Some(bytes) = self.sender.poll_transmit() {
                 let Some(len) = self.socket.try_write(bytes)? else { return Ok(Pushed::Full) };
                 self.sender.transmitted(len);
             } else if let Some(piece) = self.sender.next_piece() {
-                if pushed >= MAX_PUSH {
+                if *left == 0 {
                     return Ok(Pushed::Enough);
                 }
                 if !self.begin_piece(piece, may_wait) {

@@ -361,13 +361,25 @@ fn a_standbys_backup_seeds_servers_also_after_a_promotion() {
     standby.promote().must();
     proxy.redirect(standby.port());
     receiver.await_streaming(&standby);
-    // Not -X stream: where that stops within the new timeline's first segment, before the switch, no
-    // server goes on from there.
+    // What is streamed beside the old backup isn't led to the new timeline: where it would stop
+    // there, within the first segment and before the switch, no server goes on.
+    let mut old = copies.server(standby.install(), port, "streamed", &["-X", "stream", "-R"]);
+    let names = segment_names(&old.data_dir().join("pg_wal"));
+    assert!(names.iter().all(|name| name.starts_with("00000001")), "{names:?}");
+    old.restart().must();
+    await_replay(&old, work(&standby));
+    drop(old);
     let mut new = copies.server(standby.install(), port, "followed", &["-X", "fetch", "-R"]);
     new.restart().must();
     await_replay(&new, work(&standby));
     assert_eq!(new.sql(COUNT).must(), standby.sql(COUNT).must());
     receiver.stop();
+}
+
+fn segment_names(dir: &Path) -> Vec<String> {
+    let segments =
+        super::segments(dir).into_iter().filter_map(|path| path.file_name().map(Into::into));
+    segments.map(|name: std::ffi::OsString| name.to_string_lossy().into_owned()).collect()
 }
 
 /// The slots of pg_basebackup: one that it makes, one that is there, and one that isn't.
