@@ -40,6 +40,13 @@ impl<T, E: Display> Must<T> for Result<T, E> {
     }
 }
 
+impl<T> Must<T> for Option<T> {
+    #[track_caller]
+    fn must(self) -> T {
+        self.unwrap_or_else(|| panic!("there is none"))
+    }
+}
+
 /// Makes a module of this name with one test for each supported major version.
 macro_rules! on_each_major {
     ($name:ident, $check:path) => {
