@@ -92,6 +92,11 @@ pub(crate) fn can_be_had(major: u32) -> bool {
     !OLD_MAJORS.contains(&major) || install_old(major).must().is_some()
 }
 
+/// Whether everything runs at its full length: `SEAWALL_FULL=1`, as `cargo xtask test --full` sets.
+pub(crate) fn full_run() -> bool {
+    std::env::var("SEAWALL_FULL").is_ok_and(|value| value == "1")
+}
+
 /// The size of a test's small segments, megabytes: 10 has what it was built with.
 pub(crate) fn small_segment_mb(major: u32) -> u32 {
     if major == 10 { 16 } else { 1 }
