@@ -99,6 +99,9 @@ impl Connection {
                 let (pid, name) = (me.pid, this.sender.application_name());
                 hub.tell(&ServeReport::Disconnected { pid, name });
             }
+        } else {
+            hub.trouble("serving a client failed in a way that should not be");
+            hub.slots.abandon(me.pid);
         }
         hub.leave(&me);
     }

@@ -212,6 +212,14 @@ impl Table {
         Ok(())
     }
 
+    /// A connection is gone that couldn't give its slot back.
+    pub(super) fn abandon(&self, pid: u32) {
+        for entry in self.entries().values_mut().filter(|entry| entry.active == Some(pid)) {
+            entry.active = None;
+        }
+        self.released.send_modify(|count| *count += 1);
+    }
+
     /// Lets slots go that keep more than `limit`; gives each, what it kept, and who uses it.
     fn let_go(&self, end: Lsn, limit: u64) -> Vec<(String, u64, Option<u32>)> {
         let mut lost = Vec::new();

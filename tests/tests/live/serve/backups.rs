@@ -434,6 +434,12 @@ fn a_tablespace_in_place_is_given_back() {
     .must();
     server.restart().must();
     assert_eq!(server.sql("SELECT a FROM kept").must(), "1234");
+    let tars = dir.server_dir("tars").must();
+    copy(primary.install(), port, &tars, &["-F", "t", "-X", "none"]);
+    let names = fs::read_dir(&tars).must().map(|entry| entry.must().file_name());
+    let names: Vec<String> = names.map(|name| name.to_string_lossy().into_owned()).collect();
+    let spaces = names.iter().filter(|name| name.starts_with(char::is_numeric));
+    assert_eq!(spaces.count(), 1, "{names:?}");
     receiver.stop();
 }
 

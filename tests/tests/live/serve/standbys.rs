@@ -38,7 +38,10 @@ fn check(major: u32) {
     standby.restart().must();
     await_replay(&standby, work(&primary));
 
-    // The upstream is promoted: the archive follows, and the standby follows the archive.
+    // The upstream is promoted: the archive follows, and the standby follows the archive, by the
+    // process that it had.
+    let process = "SELECT pid FROM pg_stat_wal_receiver";
+    let before = standby.sql(process).must();
     let end = server_flush(&primary);
     primary.stop(StopMode::Fast).must();
     other.wait_until("all", LIMIT, &format!("pg_last_wal_replay_lsn() >= '{end}'")).must();
@@ -49,6 +52,7 @@ fn check(major: u32) {
     assert_eq!(standby.sql(COUNT).must(), other.sql(COUNT).must());
     let timeline = "SELECT received_tli FROM pg_stat_wal_receiver";
     assert_eq!(standby.sql(timeline).must(), "2");
+    assert_eq!(standby.sql(process).must(), before);
 
     standby.promote().must();
     standby.sql("INSERT INTO t VALUES ('mine')").must();
