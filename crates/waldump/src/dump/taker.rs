@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use pg_types::Lsn;
 use wal_describe::Source;
-use wal_format::{RecordBody, RmgrId, SpareBlocks};
+use wal_format::{MalformedRecord, RecordBody, RmgrId, SpareBlocks};
 
 use super::output::{PIECE_BYTES, Sink};
 use super::{End, Filter};
@@ -74,6 +74,8 @@ pub struct Config {
 #[derive(Debug)]
 pub struct Taker<'a> {
     config: &'a Config,
+    /// Whether records are only counted, for which their blocks needn't be put together.
+    counts: bool,
     spare: SpareBlocks,
     /// Text that isn't written yet.
     pub text: Vec<u8>,
@@ -96,7 +98,10 @@ impl<'a> Taker<'a> {
             _ => None,
         };
         let (spare, text) = (SpareBlocks::default(), Vec::new());
-        Self { config, spare, text, stats, makers, taken: 0, first: None }
+        let counts = matches!(config.mode, Mode::Quiet | Mode::Stats)
+            && config.filter.is_by_header()
+            && config.save.is_none();
+        Self { config, counts, spare, text, stats, makers, taken: 0, first: None }
     }
 
     /// Forgets what was made of records.
@@ -122,6 +127,7 @@ impl<'a> Taker<'a> {
     /// # Errors
     /// Why there is none before `until`.
     pub fn run(&mut self, reader: &mut Reader, until: Lsn, sink: &mut dyn Sink) -> Result<(), End> {
+        reader.expect_until(until);
         while reader.standing().next < until {
             if self.config.interrupted.load(Ordering::Relaxed) {
                 return Err(End::Enough);
@@ -139,6 +145,12 @@ impl<'a> Taker<'a> {
         let found = reader.found();
         if found.lsn >= self.config.before {
             return Err(End::Enough);
+        }
+        if self.counts {
+            return match self.count(reader) {
+                Ok(()) => self.is_enough(),
+                Err(how) => Err(reader.malformed(before, how).into()),
+            };
         }
         // Not moved out of the result: that costs as much as taking a small record apart.
         let decoded = reader.decode(&mut self.spare);
@@ -164,10 +176,31 @@ impl<'a> Taker<'a> {
             sink.drain(&mut self.text, self.first)?;
         }
         self.taken = self.taken.saturating_add(1);
+        self.is_enough()
+    }
+
+    /// Whether as many were taken as were asked for.
+    #[inline]
+    fn is_enough(&self) -> Result<(), End> {
         match self.config.limit {
             Some(limit) if self.taken >= limit => Err(End::Enough),
             _ => Ok(()),
         }
+    }
+
+    /// Counts a record, if it passes the filter.
+    #[inline]
+    fn count(&mut self, reader: &Reader) -> Result<(), MalformedRecord> {
+        let found = reader.found();
+        let image_bytes = reader.image_bytes()?;
+        self.first.get_or_insert((found.lsn, found.header.prev));
+        if self.config.filter.takes_header(&found.header) {
+            if let Some(stats) = &mut self.stats {
+                stats.record(&found.header, image_bytes, found.end);
+            }
+            self.taken = self.taken.saturating_add(1);
+        }
+        Ok(())
     }
 
     /// Makes of a record what is asked for; what is left to be streamed of a message that isn't

@@ -8,6 +8,7 @@
 
 pub mod files;
 mod gathering;
+mod map;
 mod packed;
 pub mod reader;
 pub mod reason;

@@ -191,6 +191,20 @@ impl Reader {
         RecordBody::read_head(spare, self.body(), self.missing(), self.version)
     }
 
+    /// The bytes of its page images, if the record that was found doesn't contradict itself.
+    ///
+    /// # Errors
+    /// As [`Self::decode`].
+    #[inline]
+    pub fn image_bytes(&self) -> Result<u32, MalformedRecord> {
+        RecordBody::image_bytes_of(self.body(), self.missing(), self.version)
+    }
+
+    /// Says that little is read behind a position.
+    pub fn expect_until(&mut self, until: Lsn) {
+        self.window.expect_until(until);
+    }
+
     /// Where reading ends with the record that was found, which contradicts itself; `before` is the one
     /// before: the words of 14 name the record, those of 15 the one before it, since the reader
     /// works ahead there.
