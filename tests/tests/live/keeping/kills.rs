@@ -188,7 +188,7 @@ fn whatever_is_killed_every_listed_backup_is_given_back() {
                     kept.scratch.server_dir(&format!("data{}", random.below(u64::MAX))).must();
                 let id = newest["id"].as_str().unwrap_or_default();
                 // The newest isn't expired while this takes it, as long as two are kept.
-                let done = restore(&kept, &data, &["--backup", id]);
+                let done = restore(&kept, &data, &["--backup", id, "--hold", "2s"]);
                 if done.code == Some(0) {
                     verified(primary.install(), &data);
                     restores.fetch_add(1, Ordering::Relaxed);
