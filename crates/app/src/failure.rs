@@ -150,6 +150,9 @@ impl From<BackupError> for Failure {
             BackupError::Disk(error) => {
                 Self { moved: error.kind() == ErrorKind::NotFound, ..Self::failed(error) }
             }
+            BackupError::NoneOnBranch { .. } => {
+                Self::failed(format!("{error}; `seawall backup` takes one, `seawall list` has all"))
+            }
             error @ BackupError::Locked { .. } => Self::new(Exit::InUse, error.to_string()),
             error => Self::failed(error),
         }

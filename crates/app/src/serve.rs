@@ -167,24 +167,29 @@ pub(crate) async fn announce(archive: &Path, tip: &TipSender) -> ! {
     std::future::pending().await
 }
 
+/// A client by its application name, which it need not have.
+fn who(name: &str, pid: u32) -> String {
+    if name.is_empty() { format!("client {pid}") } else { format!("{name} ({pid})") }
+}
+
 fn say(report: &ServeReport<'_>) {
     use tracing::Level;
     let (level, facts, text) = match report {
         ServeReport::Connected { pid, address, user, name } => (
             Level::DEBUG,
             json!({"event": "follower", "pid": pid, "address": address, "user": user, "name": name}),
-            format!("{name} ({pid}) from {address} logged in as {user}"),
+            format!("{} from {address} logged in as {user}", who(name, *pid)),
         ),
         ServeReport::Streaming { pid, name, timeline, start } => (
             Level::INFO,
             json!({"event": "follower_streams", "pid": pid, "name": name,
                    "timeline": timeline.as_u32(), "start": start.to_string()}),
-            format!("{name} ({pid}) streams timeline {timeline} from {start}"),
+            format!("{} streams timeline {timeline} from {start}", who(name, *pid)),
         ),
         ServeReport::Disconnected { pid, name } => (
             Level::DEBUG,
             json!({"event": "follower_left", "pid": pid, "name": name}),
-            format!("{name} ({pid}) is gone"),
+            format!("{} is gone", who(name, *pid)),
         ),
         ServeReport::Note { pid, address, text } => (
             Level::WARN,

@@ -114,7 +114,7 @@ fn refusal(error: &BackupError) -> Refusal {
         BackupError::NoneOnBranch { .. } => {
             let state = SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE;
             return Refusal::error(state, error.to_string())
-                .hint("Take a backup into the archive first: seawall backup -A …");
+                .hint("Take a backup into the archive first: seawall backup -A DIR");
         }
         BackupError::LongLink { .. } => PROGRAM_LIMIT_EXCEEDED,
         BackupError::WalMissing { .. } => SqlState::UNDEFINED_FILE,

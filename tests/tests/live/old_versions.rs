@@ -1,5 +1,5 @@
-//! PostgreSQL 10 to 13: streaming, restarts, promotions, slots, gaps and log shipping, as from 14
-//! on. Their own pg_waldump isn't to be had; the server's files and wal-format's reading stand for
+//! PostgreSQL 10 to 13: streaming, restarts, promotions, slots, gaps, log shipping and base backups,
+//! as from 14 on. Their own pg_waldump isn't to be had; the server's files and wal-format's reading stand for
 //! it.
 
 use std::fs;
@@ -47,6 +47,7 @@ on_each_old_major!(
     what_was_left_out_is_shipped,
     crate::shipping::what_streaming_left_out_is_shipped
 );
+on_each_old_major!(a_backup_is_given_back, crate::backup::old::a_backup_is_given_back);
 
 /// Whether it can be had is said by who looks.
 fn check(major: u32, check: fn(u32)) {

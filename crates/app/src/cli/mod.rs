@@ -37,9 +37,16 @@ impl Cli {
     /// `--help`.
     #[must_use]
     pub fn of_process() -> Self {
+        let restoring = std::env::args_os().nth(1).is_some_and(|arg| arg == "restore-wal");
+        if restoring
+            && let Ok(RestoreWalAlone { args }) =
+                RestoreWalAlone::try_parse_from(std::env::args_os().skip(1))
+        {
+            let command = Command::RestoreWal(args);
+            return Self { command, help: None, version: None };
+        }
         Self::try_parse().unwrap_or_else(|error| {
             // A server takes every code below 126 for "there is no such file".
-            let restoring = std::env::args_os().nth(1).is_some_and(|arg| arg == "restore-wal");
             if restoring && error.exit_code() != 0 {
                 _ = error.print();
                 std::process::exit(Exit::Unsure as i32);
@@ -47,6 +54,15 @@ impl Cli {
             error.exit()
         })
     }
+}
+
+/// `restore-wal` without the other commands, whose options take longer to set up than a history
+/// takes to deliver: a server runs it for every segment. What it can't parse, [`Cli`] explains.
+#[derive(Debug, Parser)]
+#[command(disable_help_flag = true)]
+struct RestoreWalAlone {
+    #[command(flatten)]
+    args: RestoreWalArgs,
 }
 
 #[derive(Debug, Subcommand)]

@@ -26,7 +26,7 @@ const FILE_MODE: u32 = 0o600;
 /// What is read, proved and written at once: it fits into a processor's own cache.
 const CHUNK: usize = 256 << 10;
 /// As many are under way: one being proved, others being written.
-const CHUNKS: usize = 4;
+const CHUNKS: usize = 3;
 
 /// A file that is being delivered; removed unless it is [published](Self::publish).
 pub(super) struct Target {
@@ -47,17 +47,21 @@ impl Target {
         // Nobody's link is followed.
         options.custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
         let file = options.open(&temporary).map_err(failed)?;
+        let ours = file.metadata().map_err(failed)?;
         let held = file.try_lock().is_ok() && {
-            let (ours, named) = (file.metadata(), fs::symlink_metadata(&temporary));
-            let id = |file: fs::Metadata| (file.dev(), file.ino());
+            let named = fs::symlink_metadata(&temporary).ok();
             // Another process may have renamed it between.
-            ours.ok().map(id) == named.ok().map(id)
+            named.is_some_and(|named| (named.dev(), named.ino()) == (ours.dev(), ours.ino()))
         };
         if !held {
             let message = format!("{} is in use by another restore-wal", temporary.display());
             return Err(Refusal::new(Kind::Unsure, message));
         }
-        file.set_len(0).map_err(failed)?;
+        // ext4 writes a file out when it is closed if it was ever truncated to nothing, even from
+        // nothing (`auto_da_alloc`).
+        if file.metadata().map_err(failed)?.len() > 0 {
+            file.set_len(0).map_err(failed)?;
+        }
         Ok(Self { file, temporary, path: path.to_owned(), published: false })
     }
 

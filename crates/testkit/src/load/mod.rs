@@ -138,7 +138,7 @@ fn run(mut session: Session, client: u32, payload: u32, shared: &Shared) -> Resu
         counter += 1;
         let statement = format!(
             "INSERT INTO seawall_load VALUES ({client}, {counter}, repeat('x', {payload})) \
-             RETURNING pg_current_xact_id()"
+             RETURNING txid_current()"
         );
         if session.send(&statement).is_err() {
             break;

@@ -3,6 +3,7 @@
 
 mod incremental;
 mod kills;
+pub(crate) mod old;
 mod operations;
 mod refusals;
 mod roundtrip;

@@ -2,14 +2,18 @@
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
+use std::time::Duration;
 
-use testkit::process::{Running, Signal};
+use testkit::process::{Running, Signal, run};
 use testkit::servers::{Server, ServerOptions, StopMode};
 
-use super::super::common::{LIMIT, Must, pg, server};
+use super::super::common::{LIMIT, Must, full_run, pg, server, server_flush};
 use super::super::restore_wal::Kept;
 use super::{backup, backup_command, list, recover, restore, restored, seawall, verified};
 use crate::program::ended;
+
+/// A file of more than 8 GB is through by then on a slow disk.
+const LONG: Duration = Duration::from_secs(900);
 
 /// Damaged pages on the server: the backup is kept, marked, and taken only by name.
 fn damage_on_the_server_is_marked(major: u32) {
@@ -108,7 +112,7 @@ fn what_is_replaced_is_put_aside() {
     let space = primary.scratch().server_dir("x").must().join("y".repeat(120));
     let mut make = std::process::Command::new("mkdir");
     testkit::servers::as_server_user(&mut make);
-    testkit::process::run(make.arg(&space), LIMIT, "mkdir").must();
+    run(make.arg(&space), LIMIT, "mkdir").must();
     let sql = format!(
         "CREATE TABLESPACE one LOCATION '{}'; CREATE TABLE t(i int) TABLESPACE one",
         space.display()
@@ -151,7 +155,7 @@ fn a_long_path_of_a_tablespace_makes_the_backup_begin_again() {
     let space = primary.scratch().server_dir("x").must().join("y".repeat(120));
     let mut make = std::process::Command::new("mkdir");
     testkit::servers::as_server_user(&mut make);
-    testkit::process::run(make.arg(&space), LIMIT, "mkdir").must();
+    run(make.arg(&space), LIMIT, "mkdir").must();
     let sql = format!(
         "CREATE TABLESPACE one LOCATION '{}'; CREATE TABLE t TABLESPACE one AS SELECT 5 i",
         space.display()
@@ -163,4 +167,51 @@ fn a_long_path_of_a_tablespace_makes_the_backup_begin_again() {
     let mut server = restored(&kept, primary.install(), &["-T", &mapping], &[]);
     recover(&mut server);
     assert_eq!(server.sql("SELECT i FROM t").must(), "5");
+}
+
+/// Without page images in its WAL a primary makes them for a backup's time; a standby can't, and
+/// what it says is passed on.
+#[test]
+fn full_page_writes_that_are_off_are_the_servers_to_judge() {
+    let (kept, primary) = (Kept::new(), server(18, 1, &["full_page_writes = off"]));
+    let mut receiver = kept.receiver(&primary);
+    primary.sql("CREATE TABLE t AS SELECT generate_series(1, 20000) i").must();
+    let id = backup(&kept, &primary, &[]);
+    primary.sql("CHECKPOINT; UPDATE t SET i = i + 1").must();
+    receiver.await_flush(&primary, server_flush(&primary));
+    let mut server = restored(&kept, primary.install(), &["--backup", &id], &[]);
+    recover(&mut server);
+    assert_eq!(server.sql("SELECT sum(i) FROM t").must(), "200030000");
+    drop(server);
+
+    let standby = primary.standby(&[]).must();
+    primary.sql("CHECKPOINT; UPDATE t SET i = i + 1").must();
+    super::standbys::await_all(&standby, &primary);
+    let refused = ended(&mut backup_command(&kept, &standby, &[]));
+    refused.says(1, &["full_page_writes=off"]);
+    assert_eq!(fs::read_dir(kept.archive.join("backups")).must().count(), 1, "only the first is");
+    receiver.stop();
+}
+
+/// With `SEAWALL_FULL=1`, since it takes 20 GB: a file whose size fits into no octal number of a
+/// tar header. Without, only the header's test has it.
+#[test]
+fn a_file_of_more_than_8_gb_is_given_back() {
+    const SIZE: u64 = (8 << 30) + 12_345;
+    let size = if full_run() { SIZE } else { 12_345 };
+    let (kept, primary) = (Kept::new(), server(17, 1, &[]));
+    primary.add_file("large", "the beginning").must();
+    let large = OpenOptions::new().write(true).open(primary.data_dir().join("large")).must();
+    large.set_len(size).must();
+    large.write_all_at(b"the end", size - 7).must();
+    let data = kept.scratch.server_dir("data").must();
+    run(&mut backup_command(&kept, &primary, &[]), LONG, "seawall backup").must();
+    run(seawall(&kept, "restore").arg("-D").arg(&data), LONG, "seawall restore").must();
+    let mut verify = primary.install().command("pg_verifybackup");
+    run(verify.args(["-n", "-e"]).arg(&data), LONG, "pg_verifybackup").must();
+    let given_back = fs::File::open(data.join("large")).must();
+    assert_eq!(given_back.metadata().must().len(), size);
+    let mut end = [0; 7];
+    given_back.read_exact_at(&mut end, size - 7).must();
+    assert_eq!(&end, b"the end");
 }

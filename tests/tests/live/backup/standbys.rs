@@ -16,11 +16,11 @@ use super::super::restore_wal::Kept;
 use super::{backup, backup_command, list, recover, restored};
 use crate::program::ended;
 
-const STREAMS: &str = "EXISTS (SELECT FROM pg_stat_replication WHERE state = 'streaming' \
+pub(super) const STREAMS: &str = "EXISTS (SELECT FROM pg_stat_replication WHERE state = 'streaming' \
                        AND application_name = 'walreceiver')";
 
 /// Waits until the standby has all that the primary has.
-fn await_all(standby: &Server, primary: &Server) {
+pub(super) fn await_all(standby: &Server, primary: &Server) {
     let end = server_flush(primary);
     let replayed = format!("pg_last_wal_replay_lsn() >= '{end}'");
     standby.wait_until("the standby to have it all", LIMIT, &replayed).must();

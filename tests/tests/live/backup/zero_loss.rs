@@ -7,15 +7,14 @@ use std::fs;
 use testkit::load::{CommitLoad, LoadOptions};
 use testkit::servers::full;
 
-use super::super::common::{LIMIT, Must, Receiver, on_each_major, server};
+use super::super::common::{LIMIT, Must, Receiver, full_run, on_each_major, server};
 use super::super::restore_wal::Kept;
 use super::{backup, check_tables, recover, restored};
 
 on_each_major!(nothing_acknowledged_is_lost, super::check);
 
 fn check(major: u32) {
-    let long = std::env::var("SEAWALL_FULL").is_ok_and(|value| value == "1");
-    let rounds = if long {
+    let rounds = if full_run() {
         10
     } else if full(major) {
         2

@@ -40,6 +40,13 @@ impl<T, E: Display> Must<T> for Result<T, E> {
     }
 }
 
+impl<T> Must<T> for Option<T> {
+    #[track_caller]
+    fn must(self) -> T {
+        self.unwrap_or_else(|| panic!("there is none"))
+    }
+}
+
 /// Makes a module of this name with one test for each supported major version.
 macro_rules! on_each_major {
     ($name:ident, $check:path) => {
@@ -83,6 +90,11 @@ pub(crate) fn pg(major: u32) -> Install {
 /// aloud, and fails under CI.
 pub(crate) fn can_be_had(major: u32) -> bool {
     !OLD_MAJORS.contains(&major) || install_old(major).must().is_some()
+}
+
+/// Whether everything runs at its full length: `SEAWALL_FULL=1`, as `cargo xtask test --full` sets.
+pub(crate) fn full_run() -> bool {
+    std::env::var("SEAWALL_FULL").is_ok_and(|value| value == "1")
 }
 
 /// The size of a test's small segments, megabytes: 10 has what it was built with.

@@ -13,15 +13,14 @@ use testkit::servers::{Server, as_server_user};
 use super::super::backup::{
     backup, backup_command, check_tables, list, recover, restore, restored, verified,
 };
-use super::super::common::{Must, Random, Receiver, server, server_flush};
+use super::super::common::{Must, Random, Receiver, full_run, server, server_flush};
 use super::{Kept, name, sealed, work};
 
 /// Between two bursts of the load: some ten megabytes a second are enough.
 const PAUSE: Duration = Duration::from_millis(200);
 
 fn for_how_long() -> Duration {
-    let full = std::env::var("SEAWALL_FULL").is_ok_and(|value| value == "1");
-    Duration::from_secs(if full { 180 } else { 8 })
+    Duration::from_secs(if full_run() { 180 } else { 8 })
 }
 
 /// Ends a program within some milliseconds, by itself or by SIGKILL; says whether it did well.

@@ -4,6 +4,7 @@
 //! The log gives what was written where and when it was synced; what a power loss would leave at
 //! the moment of each status message is put together from that, and held against the primary.
 
+mod backup;
 mod calls;
 mod disk;
 

@@ -165,7 +165,7 @@ impl Parser {
         let name = self.name()?;
         let temporary = self.keyword("TEMPORARY");
         if self.keyword("LOGICAL") {
-            return Ok(Command::Other("CREATE_REPLICATION_SLOT … LOGICAL"));
+            return Ok(Command::Other("CREATE_REPLICATION_SLOT ... LOGICAL"));
         }
         if !self.keyword("PHYSICAL") {
             return Err(syntax());
@@ -228,7 +228,7 @@ impl Parser {
     fn start(&mut self) -> Result<Command, Refusal> {
         let slot = if self.keyword("SLOT") { Some(self.name()?) } else { None };
         if slot.is_some() && self.keyword("LOGICAL") {
-            return Ok(Command::Other("START_REPLICATION … LOGICAL"));
+            return Ok(Command::Other("START_REPLICATION ... LOGICAL"));
         }
         self.keyword("PHYSICAL");
         let Some(Token::Position(at)) = self.tokens.next() else { return Err(syntax()) };

@@ -8,15 +8,19 @@
 //! At every page it reads the page's header before anything on the page is believed, so that a
 //! record's length is checked against `xlp_rem_len` before any byte is counted by it.
 
+mod gathered;
+mod page;
+mod running;
+
 use pg_types::{Geometry, Lsn, Proved, SystemId, TimelineId};
 
-use crate::crc::{self, Crc32c};
-use crate::notable::{self, Notable, PREFIX_LEN, is_switch};
-use crate::record::{MAX_RECORD_LEN, RECORD_HEADER_LEN, RecordHeader};
-use crate::{
-    DecodeError, DecodeErrorKind, LONG_HEADER_LEN, PageFlags, PageHeader, SHORT_HEADER_LEN,
-    WalVersion,
-};
+use self::gathered::Gathered;
+use self::page::header_len;
+use self::running::{Running, check_crc, check_length, covered_last};
+use crate::crc;
+use crate::notable::{Notable, is_switch};
+use crate::record::{RECORD_HEADER_LEN, RecordHeader};
+use crate::{DecodeError, DecodeErrorKind, LONG_HEADER_LEN, WalVersion};
 
 /// What the log must be, as far as it is known before the first byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,19 +108,6 @@ enum State {
 struct Finished {
     record: Record,
     notable: Option<Notable>,
-}
-
-/// A record in the middle of its body.
-#[derive(Clone, Debug)]
-struct Running {
-    lsn: Lsn,
-    header: RecordHeader,
-    /// The first 20 bytes, which the CRC covers last.
-    header_bytes: [u8; RECORD_HEADER_LEN],
-    crc: Crc32c,
-    remaining: u32,
-    /// Of a record that may be notable, what is kept to tell.
-    prefix: Vec<u8>,
 }
 
 impl Validator {
@@ -445,205 +436,6 @@ impl Validator {
     }
 }
 
-/// The header of a page: what it must be (`XLogReaderValidatePageHeader`), and what it says of
-/// the record that runs over its start.
-impl Validator {
-    fn page(&mut self, visitor: &mut impl Visitor) -> Result<(), DecodeError> {
-        let Some(gathered) = self.page_header.take() else { return Ok(()) };
-        let start = self.position.align_down(u64::from(self.expect.geometry.block_size));
-        let wrong = |kind| Err(DecodeError { at: start, kind });
-        let Some(header) = PageHeader::read(gathered.as_slice()) else {
-            return wrong(DecodeErrorKind::HeaderLength);
-        };
-        self.check_page(start, &header)?;
-        let continues = header.flags.has(PageFlags::FIRST_IS_CONTRECORD);
-        let overwrites = header.flags.has(PageFlags::FIRST_IS_OVERWRITE_CONTRECORD);
-        match self.expected_remainder() {
-            Remainder::Unknown => {
-                if continues != (header.remaining > 0) {
-                    return wrong(DecodeErrorKind::ContrecordUnexpected);
-                }
-                if continues {
-                    self.state = State::Skip { remaining: header.remaining };
-                }
-                Ok(())
-            }
-            Remainder::None if continues || header.remaining != 0 => {
-                wrong(DecodeErrorKind::ContrecordUnexpected)
-            }
-            Remainder::Bytes(_) if overwrites && !continues && header.remaining == 0 => {
-                self.drop_running(visitor);
-                Ok(())
-            }
-            Remainder::Bytes(_) if !continues => {
-                let record = self.running_record().unwrap_or(Lsn::INVALID);
-                wrong(DecodeErrorKind::ContrecordMissing { record })
-            }
-            Remainder::Bytes(expected) if header.remaining != expected => {
-                wrong(DecodeErrorKind::ContrecordLength { got: header.remaining, expected })
-            }
-            Remainder::None | Remainder::Bytes(_) => Ok(()),
-            Remainder::Invalid(error) => Err(error),
-        }
-    }
-
-    fn check_page(&mut self, start: Lsn, header: &PageHeader) -> Result<(), DecodeError> {
-        let wrong = |kind| Err(DecodeError { at: start, kind });
-        match (self.version, WalVersion::from_magic(header.magic)) {
-            (_, None) => return wrong(DecodeErrorKind::UnknownMagic(header.magic)),
-            (None, version) => self.version = version,
-            (Some(log), Some(version)) if log != version => {
-                return wrong(DecodeErrorKind::MagicChanged { got: header.magic, log });
-            }
-            _ => {}
-        }
-        if header.flags.0 & !PageFlags::ALL != 0 {
-            return wrong(DecodeErrorKind::PageFlags(header.flags.0));
-        }
-        if header.address != start {
-            return wrong(DecodeErrorKind::PageAddress(header.address));
-        }
-        let (least, most) = (self.page_timeline, self.expect.timeline.as_u32());
-        if header.timeline < least || header.timeline > most {
-            let got = header.timeline;
-            return wrong(DecodeErrorKind::PageTimeline { got, least, most });
-        }
-        self.page_timeline = header.timeline;
-        let Geometry { segment_size, block_size } = self.expect.geometry;
-        if header.flags.has(PageFlags::LONG_HEADER) != (start.segment_offset(segment_size) == 0) {
-            return wrong(DecodeErrorKind::HeaderLength);
-        }
-        let Some(long) = header.long else { return Ok(()) };
-        let expected = *self.expect.system_id.get_or_insert(long.system_id);
-        if long.system_id != expected {
-            return wrong(DecodeErrorKind::SystemId { got: long.system_id, expected });
-        }
-        if u64::from(long.segment_size) != segment_size.bytes() {
-            return wrong(DecodeErrorKind::SegmentSize(long.segment_size));
-        }
-        if long.block_size != block_size {
-            return wrong(DecodeErrorKind::BlockSize(long.block_size));
-        }
-        Ok(())
-    }
-
-    /// How many bytes of a record must go on behind the header of the page that begins here.
-    fn expected_remainder(&self) -> Remainder {
-        match &self.state {
-            State::Start => Remainder::Unknown,
-            State::Skip { remaining } => Remainder::Bytes(*remaining),
-            State::Body(running) => Remainder::Bytes(running.remaining),
-            State::Header { lsn, bytes } => match bytes.as_slice().first_chunk::<4>() {
-                None => Remainder::None,
-                Some(length) => {
-                    let total_len = u32::from_le_bytes(*length);
-                    match check_length(*lsn, total_len) {
-                        Ok(()) => {
-                            let have = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-                            Remainder::Bytes(total_len.saturating_sub(have))
-                        }
-                        Err(error) => Remainder::Invalid(error),
-                    }
-                }
-            },
-            // A page's end is 8-aligned: no padding runs over it.
-            State::Padding { .. } | State::SwitchPadding { .. } => Remainder::None,
-        }
-    }
-
-    /// The running record was overwritten; another begins behind this page's header.
-    fn drop_running(&mut self, visitor: &mut impl Visitor) {
-        self.overwritten = self.running_record();
-        if let Some(lsn) = self.overwritten {
-            visitor.dropped(lsn);
-        }
-        self.state = State::Header { lsn: self.position, bytes: Gathered::new() };
-    }
-}
-
-/// What must go on at a page's start.
-enum Remainder {
-    /// Nothing is known of the record before.
-    Unknown,
-    /// Nothing: a record starts here.
-    None,
-    /// This many bytes of the running record.
-    Bytes(u32),
-    /// The running record's length is nonsense.
-    Invalid(DecodeError),
-}
-
-impl Running {
-    fn new(lsn: Lsn, header: RecordHeader, header_bytes: [u8; RECORD_HEADER_LEN]) -> Self {
-        let remaining = header.total_len.saturating_sub(HEADER_LEN);
-        let (crc, prefix) = (Crc32c::new(), Vec::new());
-        Self { lsn, header, header_bytes, crc, remaining, prefix }
-    }
-
-    /// Takes what belongs to the body; gives how many bytes that was.
-    fn feed(&mut self, bytes: &[u8], visitor: &mut impl Visitor) -> usize {
-        let left = usize::try_from(self.remaining).unwrap_or(usize::MAX);
-        let used = left.min(bytes.len());
-        let (body, _) = bytes.split_at_checked(used).unwrap_or((bytes, &[]));
-        self.crc.update(body);
-        if notable::may_be_notable(&self.header) {
-            let wanted = PREFIX_LEN.saturating_sub(self.prefix.len());
-            self.prefix.extend_from_slice(body.get(..wanted).unwrap_or(body));
-        }
-        visitor.body(body);
-        self.remaining = self.remaining.saturating_sub(u32::try_from(used).unwrap_or(u32::MAX));
-        used
-    }
-
-    /// The record whose last byte lies before `end`, if its CRC holds.
-    fn finish(&self, end: Lsn, version: Option<WalVersion>) -> Result<State, DecodeError> {
-        let mut crc = self.crc;
-        crc.update(covered_last(&self.header_bytes));
-        check_crc(self.lsn, crc.value(), &self.header)?;
-        let notable = Notable::of(&self.header, &self.prefix, version);
-        let record = Record { lsn: self.lsn, end: end.max_align(), header: self.header };
-        Ok(State::Padding { until: record.end, record: Some(Finished { record, notable }) })
-    }
-}
-
-/// The part of a header that the CRC covers, behind the body: all but the CRC itself.
-#[inline]
-fn covered_last(header: &[u8; RECORD_HEADER_LEN]) -> &[u8; RECORD_HEADER_LEN - 4] {
-    header.first_chunk().unwrap_or(&[0; RECORD_HEADER_LEN - 4])
-}
-
-#[inline]
-fn check_crc(lsn: Lsn, got: u32, header: &RecordHeader) -> Result<(), DecodeError> {
-    let expected = header.crc;
-    if got == expected {
-        Ok(())
-    } else {
-        Err(DecodeError { at: lsn, kind: DecodeErrorKind::RecordCrc { got, expected } })
-    }
-}
-
-/// [`RECORD_HEADER_LEN`], as the lengths in records are.
-const HEADER_LEN: u32 = 24;
-const _: () = assert!(HEADER_LEN as usize == RECORD_HEADER_LEN);
-
-fn check_length(lsn: Lsn, total_len: u32) -> Result<(), DecodeError> {
-    if !(HEADER_LEN..=MAX_RECORD_LEN).contains(&total_len) {
-        Err(DecodeError { at: lsn, kind: DecodeErrorKind::RecordLength(total_len) })
-    } else {
-        Ok(())
-    }
-}
-
-/// How long the header is of the page whose first `have` bytes end at `position`.
-fn header_len(position: Lsn, have: usize, geometry: Geometry) -> usize {
-    let start = Lsn::new(position.as_u64().saturating_sub(have as u64));
-    if start.segment_offset(geometry.segment_size) == 0 {
-        LONG_HEADER_LEN
-    } else {
-        SHORT_HEADER_LEN
-    }
-}
-
 /// How many of the bytes at `position` lie before `until`, if all of them are zero.
 fn zeros_until(until: Lsn, position: Lsn, bytes: &[u8]) -> Option<usize> {
     let left = usize::try_from(until.saturating_since(position)).unwrap_or(usize::MAX);
@@ -654,41 +446,4 @@ fn zeros_until(until: Lsn, position: Lsn, bytes: &[u8]) -> Option<usize> {
     let zero = words.iter().all(|word| u128::from_ne_bytes(*word) == 0)
         && rest.iter().all(|byte| *byte == 0);
     zero.then_some(used)
-}
-
-/// Up to `N` bytes, gathered from pieces.
-#[derive(Clone, Debug)]
-struct Gathered<const N: usize> {
-    bytes: [u8; N],
-    len: usize,
-}
-
-impl<const N: usize> Gathered<N> {
-    fn new() -> Self {
-        Self { bytes: [0; N], len: 0 }
-    }
-
-    fn len(&self) -> usize {
-        self.len
-    }
-
-    fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    fn as_slice(&self) -> &[u8] {
-        self.bytes.get(..self.len).unwrap_or_default()
-    }
-
-    /// Takes bytes until there are `wanted` (at most `N`); gives the rest.
-    fn gather<'a>(&mut self, bytes: &'a [u8], wanted: usize) -> &'a [u8] {
-        let missing = wanted.min(N).saturating_sub(self.len).min(bytes.len());
-        let Some((taken, rest)) = bytes.split_at_checked(missing) else { return bytes };
-        let end = self.len.saturating_add(missing);
-        if let Some(place) = self.bytes.get_mut(self.len..end) {
-            place.copy_from_slice(taken);
-            self.len = end;
-        }
-        rest
-    }
 }
