@@ -3,7 +3,7 @@
 //! alternating. pgBackRest checks no CRC of WAL, and seawall every one.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread::sleep;
@@ -19,6 +19,8 @@ use testkit::servers::{self, Server, ServerOptions, segments_in};
 use crate::measure::{argument, median};
 use crate::restore_wal::{receive, timed};
 
+/// As segments are compressed.
+const PIECE_LEN: usize = 256 << 10;
 /// Receiving and compressing what is restored takes no longer.
 const LIMIT: Duration = Duration::from_secs(300);
 
@@ -66,7 +68,7 @@ fn one(
 ) -> Result<Value> {
     let (ratio, packing, unpacking) = speeds(method, segments)?;
     let target = dir.join("RECOVERYXLOG");
-    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    let (mut ours, mut theirs, mut cpu) = (Vec::new(), Vec::new(), (0.0, 0.0));
     // The first pair warms the caches.
     for round in 0..=rounds {
         let segment = &segments[usize::try_from(round)? % segments.len()];
@@ -75,20 +77,21 @@ fn one(
         seawall.args(["restore-wal", name]).arg(&target).arg("-A").arg(archive);
         let mut get = peer.command("archive-get");
         get.arg(name).arg(&target);
-        let took = |command: &mut Command| -> Result<f64> {
+        let took = |command: &mut Command, cpu: &mut f64| -> Result<f64> {
             _ = fs::remove_file(&target);
-            let (ms, _) = timed(command)?;
+            let (ms, used) = timed(command)?;
+            *cpu += used;
             if round == 0 && fs::read(&target)? != fs::read(segment)? {
                 bail!("{name} isn't what was archived");
             }
             Ok(ms)
         };
         let pair = if round % 2 == 0 {
-            let our = took(&mut seawall)?;
-            (our, took(&mut get)?)
+            let our = took(&mut seawall, &mut cpu.0)?;
+            (our, took(&mut get, &mut cpu.1)?)
         } else {
-            let their = took(&mut get)?;
-            (took(&mut seawall)?, their)
+            let their = took(&mut get, &mut cpu.1)?;
+            (took(&mut seawall, &mut cpu.0)?, their)
         };
         if round > 0 {
             ours.push(pair.0);
@@ -97,12 +100,16 @@ fn one(
     }
     let pairs = median(ours.iter().zip(&theirs).map(|(our, their)| our / their));
     let (our, their) = (median(ours.iter().copied()), median(theirs.iter().copied()));
+    let runs = (rounds + 1) as f64;
+    let (our_cpu, their_cpu) = (cpu.0 / runs, cpu.1 / runs);
     println!(
         "{method:<5} {ratio:5.1} times smaller; packs {packing:5.0} MB/s, unpacks {unpacking:5.0} \
-         MB/s; restore {our:6.2} ms, pgBackRest {their:6.2} ms, ratio {pairs:.2} (target 0.5)"
+         MB/s; restore {our:6.2} ms, pgBackRest {their:6.2} ms, ratio {pairs:.2} (target 0.5); \
+         of the processors {our_cpu:.1} and {their_cpu:.1} ms"
     );
     Ok(json!({"method": method.to_string(), "times_smaller": ratio, "pack_mb_s": packing,
-        "unpack_mb_s": unpacking, "seawall_ms": our, "pgbackrest_ms": their, "ratio": pairs}))
+        "unpack_mb_s": unpacking, "seawall_ms": our, "pgbackrest_ms": their, "ratio": pairs,
+        "seawall_cpu_ms": our_cpu, "pgbackrest_cpu_ms": their_cpu}))
 }
 
 /// How many times smaller all of them are, and how fast one thread packs and unpacks them.
@@ -112,9 +119,10 @@ fn speeds(method: Method, segments: &[PathBuf]) -> Result<(f64, f64, f64)> {
     for segment in segments.iter().take(20) {
         let bytes = fs::read(segment)?;
         let started = Instant::now();
-        let mut encoder = method.encoder(Vec::with_capacity(bytes.len()))?;
-        encoder.write_all(&bytes)?;
-        let small = encoder.finish()?;
+        let mut small = Vec::with_capacity(bytes.len());
+        for piece in bytes.chunks(PIECE_LEN) {
+            method.pack(piece, &mut small)?;
+        }
         packing += started.elapsed();
         let (started, mut again) = (Instant::now(), Vec::with_capacity(bytes.len()));
         method.decoder(small.as_slice(), bytes.len() as u64).read_to_end(&mut again)?;

@@ -32,7 +32,7 @@ use crate::cli::ExpireArgs;
 use crate::failure::steady;
 use crate::observer::size;
 use crate::verify::{self, Scope};
-use crate::{Exit, Failure, list};
+use crate::{Exit, Failure, expire_named, list};
 
 /// What its locks say who has them.
 pub(crate) const HOLDER: &str = "seawall expire";
@@ -40,7 +40,12 @@ const LOCK: &str = "run/expire.lock";
 
 pub(crate) fn run(args: &ExpireArgs) -> Result<(), Failure> {
     let about = |failure: Failure| failure.of(&format!("the archive {}", args.archive.display()));
-    let text = expire(args).map_err(about)?;
+    let text = match (&args.backup, &args.release) {
+        (Some(id), _) => expire_named::backup(args, id),
+        (None, Some(name)) => expire_named::hold(args, name),
+        (None, None) => expire(args),
+    };
+    let text = text.map_err(about)?;
     let written = io::stdout().write_all(text.as_bytes());
     written.map_err(|error| Failure::failed(format!("can't write the answer: {error}")))
 }
@@ -52,19 +57,13 @@ fn expire(args: &ExpireArgs) -> Result<String, Failure> {
     let policy = Policy { backups: args.keep_backups, since };
     let files: Arc<dyn Files> = Arc::new(RealFiles::new(args.archive.clone()));
     let catalogue = Catalogue::open(Arc::clone(&files))?;
-    let scene = Scene { archive: &args.archive, files, catalogue, policy };
+    let scene = Scene { archive: &args.archive, files, catalogue, policy, now };
     if !args.yes {
         let lock = scene.backup_lock()?;
         let decided = steady(|| scene.decide(lock.is_none()))?;
         return Ok(decided.told(args.json, true));
     }
-    let holder = format!("{HOLDER}, process {}", std::process::id());
-    let _one = scene.files.lock(Path::new(LOCK), &holder).map_err(|error| match error {
-        disk::LockError::Held { holder, .. } => {
-            Failure::new(Exit::InUse, format!("another expiry is under way ({holder})"))
-        }
-        error => Failure::from(archive::ArchiveError::from(error)),
-    })?;
+    let _one = lock(&*scene.files)?;
     // Its locks are given up: what is to be read may be so while this reads.
     let first = {
         let lock = scene.backup_lock()?;
@@ -74,8 +73,19 @@ fn expire(args: &ExpireArgs) -> Result<String, Failure> {
     let lock = scene.backup_lock()?;
     let mut decided = steady(|| scene.decide(lock.is_none()))?;
     decided.plan = decided.plan.and(&first);
-    scene.carry_out(&decided, lock, now)?;
+    scene.carry_out(&decided, lock)?;
     Ok(decided.told(args.json, false))
+}
+
+/// One expiry at a time.
+pub(crate) fn lock(files: &dyn Files) -> Result<disk::Lock, Failure> {
+    let holder = format!("{HOLDER}, process {}", std::process::id());
+    files.lock(Path::new(LOCK), &holder).map_err(|error| match error {
+        disk::LockError::Held { holder, .. } => {
+            Failure::new(Exit::InUse, format!("another expiry is under way ({holder})"))
+        }
+        error => Failure::from(archive::ArchiveError::from(error)),
+    })
 }
 
 struct Scene<'a> {
@@ -83,6 +93,7 @@ struct Scene<'a> {
     files: Arc<dyn Files>,
     catalogue: Catalogue,
     policy: Policy,
+    now: Timestamp,
 }
 
 /// What was decided, and what it was decided from.
@@ -92,6 +103,8 @@ struct Decided {
     segment_bytes: u64,
     segment_size: pg_types::SegmentSize,
     descriptions: Vec<Description>,
+    /// What else needed WAL.
+    holds: Vec<Hold>,
     /// Of the backups that go: nobody begins to use one, meanwhile.
     _locks: BTreeMap<String, TreeLock>,
 }
@@ -111,6 +124,8 @@ impl Scene<'_> {
         let survey = self.catalogue.survey().map_err(archive::ArchiveError::from)?;
         let backups = Backups::open(self.archive)?;
         let mut holds = self.catalogue.slot_holds()?;
+        let restored = backups.restore_holds()?;
+        holds.extend(restored.iter().filter_map(|hold| hold.hold(self.now)));
         // Before the list: one that is finished meanwhile is in it.
         if under_way {
             holds.extend(under_way_holds(&backups)?);
@@ -133,12 +148,20 @@ impl Scene<'_> {
         }
         let newest = timelines.values().next_back().and_then(|(line, ..)| line.clone());
         let (candidates, mut locks) = self.candidates(&survey, &backups, &descriptions, newest)?;
-        let inventory = Inventory { backups: candidates, timelines, holds };
+        let inventory = Inventory { backups: candidates, timelines, holds: holds.clone() };
         let segment_size = self.catalogue.layout().segment_size;
         let plan = Plan::of(&inventory, &self.policy, segment_size).map_err(Failure::failed)?;
         locks.retain(|id, _| plan.expired().any(|expired| expired == id));
         let segment_bytes = segment_size.bytes();
-        Ok(Decided { plan, survey, segment_bytes, segment_size, descriptions, _locks: locks })
+        Ok(Decided {
+            plan,
+            survey,
+            segment_bytes,
+            segment_size,
+            descriptions,
+            holds,
+            _locks: locks,
+        })
     }
 
     fn candidates(
@@ -194,12 +217,8 @@ impl Scene<'_> {
         }
     }
 
-    fn carry_out(
-        &self,
-        decided: &Decided,
-        lock: Option<Held>,
-        now: Timestamp,
-    ) -> Result<(), Failure> {
+    fn carry_out(&self, decided: &Decided, lock: Option<Held>) -> Result<(), Failure> {
+        let now = self.now;
         let backups = Backups::open(self.archive)?;
         for id in decided.plan.expired() {
             backups.unlist(id)?;
@@ -212,7 +231,10 @@ impl Scene<'_> {
             .collect();
         if !goes.is_empty() {
             let at = now.strftime("%FT%TZ").to_string();
-            self.catalogue.record_expiry(&goes, &at)?;
+            self.catalogue.record_expiry(&goes, &at, &decided.holds)?;
+        }
+        for hold in backups.restore_holds()?.iter().filter(|hold| hold.hold(now).is_none()) {
+            backups.release(&hold.name)?;
         }
         if let Some(held) = &lock {
             // What an expiry or a backup left that was killed.

@@ -106,8 +106,11 @@ impl From<ArchiveError> for Failure {
             | ArchiveError::ShippedInvalid { .. }
             | ArchiveError::OddSize { .. }
             | ArchiveError::Damaged { .. }
+            | ArchiveError::SlotExpired { .. }
             | ArchiveError::Changing => Exit::Failed,
-            ArchiveError::Locked { .. } | ArchiveError::Served { .. } => Exit::InUse,
+            ArchiveError::Locked { .. }
+            | ArchiveError::Served { .. }
+            | ArchiveError::HeldMeanwhile { .. } => Exit::InUse,
             ArchiveError::LeftTimeline { .. }
             | ArchiveError::OtherHistory { .. }
             | ArchiveError::Differs { .. } => Exit::Diverged,

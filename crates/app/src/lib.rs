@@ -15,6 +15,7 @@ mod cli;
 mod compress;
 mod connect;
 mod expire;
+mod expire_named;
 mod failure;
 mod find;
 mod gaps;
@@ -23,6 +24,7 @@ mod list;
 mod log;
 mod observer;
 mod receive;
+mod repair;
 mod restore;
 mod restore_wal;
 mod serve;
@@ -56,6 +58,7 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
         cli::Command::Adopt(args) => adopt::run(&args),
         cli::Command::RestoreWal(args) => restore_wal::run(&args),
         cli::Command::Expire(args) => expire::run(&args),
+        cli::Command::Repair(args) => repair::run(&args),
         cli::Command::Find(args) => find::run(&args),
         cli::Command::Gaps(args) => gaps::run(&args),
         cli::Command::Status(args) => status::run(&args),

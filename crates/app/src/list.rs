@@ -6,8 +6,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use archive::{Catalogue, Survey, TimelineOverview};
-use backup::{BackupError, Backups, Broken, Description, Window, chain};
+use backup::{BackupError, Backups, Broken, Description, RestoreHold, Window, chain};
 use disk::RealFiles;
+use jiff::Timestamp;
 use pg_types::{Branch, TimelineId};
 use serde_json::{Value, json};
 
@@ -28,6 +29,7 @@ pub(crate) fn run(args: &ListArgs) -> Result<(), Failure> {
 struct Listed {
     backups: Vec<(Description, Vec<Window>)>,
     broken: Vec<Broken>,
+    holds: Vec<RestoreHold>,
     timelines: Vec<TimelineOverview>,
 }
 
@@ -80,10 +82,12 @@ impl Listed {
     fn of(archive: &Path) -> Result<Self, Failure> {
         let catalogue = Catalogue::open(Arc::new(RealFiles::new(archive.to_owned())))?;
         let survey = catalogue.survey().map_err(archive::ArchiveError::from)?;
-        let (backups, broken) = Backups::open(archive)?.list()?;
+        let store = Backups::open(archive)?;
+        let (backups, broken) = store.list()?;
+        let holds = store.restore_holds()?;
         let windows = windows(&catalogue, &survey, &backups)?;
         let backups = backups.into_iter().zip(windows).collect();
-        Ok(Self { backups, broken, timelines: catalogue.overview(&survey)? })
+        Ok(Self { backups, broken, holds, timelines: catalogue.overview(&survey)? })
     }
 
     /// What an incremental backup lacks.
@@ -109,6 +113,7 @@ impl Listed {
         json!({
             "backups": backups.collect::<Vec<_>>(),
             "broken": broken.collect::<Vec<_>>(),
+            "holds": self.holds.iter().map(hold_as_json).collect::<Vec<_>>(),
             "timelines": timelines.collect::<Vec<_>>(),
         })
     }
@@ -149,6 +154,9 @@ impl Listed {
         for broken in &self.broken {
             _ = writeln!(text, "BROKEN {}", broken.error);
         }
+        for hold in &self.holds {
+            _ = writeln!(text, "hold {}", hold_as_text(hold));
+        }
         text + &timelines::as_text(&self.timelines)
     }
 }
@@ -165,6 +173,24 @@ pub(crate) fn window_as_text(window: &Window) -> String {
         format!(", where the last commit is of {}", show_time(time))
     });
     format!("on timeline {timeline}: everything from {from} to {to}{until}{since}")
+}
+
+/// WAL that a restored server is kept for.
+pub(crate) fn hold_as_text(hold: &RestoreHold) -> String {
+    let RestoreHold { name, data, from, until } = hold;
+    let over = if *until <= Timestamp::now() { " (over)" } else { "" };
+    let (timeline, lsn, until) = (from.timeline, from.lsn, until.strftime("%FT%TZ"));
+    format!("{name}  timeline {timeline} from {lsn} on, for {data}, until {until}{over}")
+}
+
+pub(crate) fn hold_as_json(hold: &RestoreHold) -> Value {
+    json!({
+        "name": hold.name,
+        "data": hold.data,
+        "timeline": hold.from.timeline.as_u32(),
+        "from": hold.from.lsn.to_string(),
+        "until": hold.until.strftime("%FT%TZ").to_string(),
+    })
 }
 
 /// A backup for programs.

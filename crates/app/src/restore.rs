@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use archive::{Catalogue, Survey};
 use backup::{
-    BackupError, Backups, Chosen, Description, Destination, Link, Recovery, Standby, Target, chain,
-    choose, quote_shell, restore,
+    BackupError, Backups, Chosen, Description, Destination, Link, Point, Recovery, RestoreHold,
+    Standby, Target, chain, choose, quote_shell, restore,
 };
 use disk::RealFiles;
 use jiff::Timestamp;
@@ -57,7 +57,13 @@ pub(crate) fn run(args: &RestoreArgs) -> Result<(), Failure> {
         let directory = backups.directory(&description.id)?;
         links.push(Link { directory, description });
     }
-    write(args, &backups, &links, &destination, &recovery)
+    let hold = RestoreHold {
+        name: format!("restore-{}", Timestamp::now().strftime("%Y%m%dT%H%M%SZ")),
+        data: destination.data.display().to_string(),
+        from: Point { timeline: chosen.window.timeline, lsn: chosen.backup.start.lsn },
+        until: Timestamp::now().saturating_add(args.hold).unwrap_or(Timestamp::MAX),
+    };
+    write(args, (&backups, &hold), &links, &destination, &recovery)
 }
 
 /// The backups that there are, and those that may be restored.
@@ -247,9 +253,25 @@ fn tell(chosen: &Chosen<'_>) {
     );
 }
 
+/// Before the backup is let go: from then on nothing else keeps its WAL.
+fn hold_wal(backups: &Backups, hold: &RestoreHold) {
+    match backups.hold_restored(hold) {
+        Ok(name) => tracing::info!(
+            "the WAL that recovery needs is held until {}; once the server has recovered, `seawall \
+             expire --release {name} --yes` lets it go sooner",
+            hold.until.strftime("%FT%TZ")
+        ),
+        // An archive that only its owner may write to is restored from by others.
+        Err(error) => tracing::warn!(
+            "nothing holds the WAL that recovery needs: {error}; don't expire the backup before the \
+             server has recovered"
+        ),
+    }
+}
+
 fn write(
     args: &RestoreArgs,
-    backups: &Backups,
+    (backups, hold): (&Backups, &RestoreHold),
     chain: &[Link],
     destination: &Destination,
     recovery: &Recovery,
@@ -262,6 +284,9 @@ fn write(
     let (there, _) = backups.list()?;
     if let Some(gone) = chain.iter().find(|link| !there.contains(&link.description)) {
         return Err(BackupError::NoBackup { id: gone.description.id.clone() }.into());
+    }
+    if !args.hold.is_zero() {
+        hold_wal(backups, hold);
     }
     let unfinished = |error: BackupError| {
         let what = format!("{} isn't a cluster, and no server starts there", args.pgdata.display());

@@ -7,7 +7,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use archive::{ArchiveError, Catalogue, Missing, TimelineOverview};
-use backup::{Window, quote_conf};
+use backup::{Backups, RestoreHold, Window, quote_conf};
 use disk::RealFiles;
 use serde_json::{Value, json};
 
@@ -49,6 +49,8 @@ struct Status {
     /// What can be recovered from the backups here.
     windows: Vec<Window>,
     missing: Vec<Missing>,
+    /// What restored servers are kept for.
+    holds: Vec<RestoreHold>,
     /// None where the archive's path can't stand in a server's configuration.
     restore_command: Option<String>,
 }
@@ -77,6 +79,7 @@ impl Status {
             timelines: catalogue.overview(&survey).map_err(about)?,
             windows: list::widest_windows(&catalogue, &survey, &args.archive)?,
             missing: catalogue.missing(&survey).map_err(about)?,
+            holds: Backups::open(&args.archive)?.restore_holds()?,
             restore_command: restore::restore_command(&args.archive, "--partial").ok(),
         })
     }
@@ -99,6 +102,7 @@ impl Status {
             "timelines": timelines.collect::<Vec<_>>(),
             "recoverable": self.windows.iter().map(list::window_as_json).collect::<Vec<_>>(),
             "missing": missing.collect::<Vec<_>>(),
+            "holds": self.holds.iter().map(list::hold_as_json).collect::<Vec<_>>(),
             "restore_command": self.restore_command(),
             "next": self.next_steps(),
         })
@@ -133,6 +137,9 @@ impl Status {
         }
         for window in &self.windows {
             _ = writeln!(text, "recoverable {}", list::window_as_text(window));
+        }
+        for hold in &self.holds {
+            _ = writeln!(text, "hold        {}", list::hold_as_text(hold));
         }
         let command = self.restore_command();
         let none = "the archive's path isn't UTF-8, which a server's configuration has to be";

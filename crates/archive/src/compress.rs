@@ -10,15 +10,14 @@
 //! other is proved, by decoding what is stored: no word of anybody is taken for it. So a timeline's
 //! last segments stay plain.
 
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use compression::Method;
-use disk::{Access, AlignedBuf, DiskError, Files, ReadAt};
+use disk::{Access, AlignedBuf, DiskError, ReadAt};
 use pg_types::{SegmentNumber, TimelineId};
 use wal_format::Record;
 
-use crate::packed::TAIL_LEN;
+use crate::packed::FRAME_LEN;
 use crate::reader::Proof;
 use crate::{ArchiveError, Catalogue, Layout, Survey};
 
@@ -41,9 +40,7 @@ const TEMPORARY: &str = "run/compress.tmp";
 /// The lock of whoever may use it.
 const LOCK: &str = "run/compress.lock";
 /// As much is read and compared at once: a receiver has sixteen megabytes for everything.
-const CHUNK_LEN: usize = TAIL_LEN;
-/// As much is collected before it is written.
-const WRITE_LEN: usize = 64 << 10;
+const CHUNK_LEN: usize = FRAME_LEN;
 
 impl Survey {
     /// The segments that are there as plain files, with the one behind them sealed: those that may
@@ -98,27 +95,23 @@ impl Catalogue {
         if self.files.len(temporary)?.is_some() {
             self.files.remove(temporary)?;
         }
-        let sink = Sink::create(&*self.files, temporary)?;
-        let mut encoder = method.encoder(sink).map_err(|error| failed(temporary, &error))?;
-        let (mut buf, mut at) = (AlignedBuf::zeroed(CHUNK_LEN), 0);
+        self.files.write_new(temporary, &[])?;
+        let (mut buf, mut at, mut frame) = (AlignedBuf::zeroed(CHUNK_LEN), 0, Vec::new());
         while at < reader.len() {
             let len = reader.read_at(at, &mut buf)?;
             let read = buf.get(..len).filter(|read| !read.is_empty());
             let Some(read) = read else { return Ok(Compressed::NotYet) };
-            if at + TAIL_LEN as u64 == reader.len() {
-                let begun = encoder.finish().and_then(|sink| method.encoder(sink));
-                encoder = begun.map_err(|error| failed(temporary, &error))?;
-            }
             proof.feed(read)?;
-            encoder.write_all(read).map_err(|error| failed(temporary, &error))?;
+            frame.clear();
+            let packed = method.pack(read, &mut frame);
+            packed.map_err(|error| DiskError::from_io("compressing", temporary, &error))?;
+            self.files.append(temporary, &frame)?;
             at += len as u64;
         }
         if !self.is_settled(timeline, number, proof, &mut buf)? {
             self.files.remove(temporary)?;
             return Ok(Compressed::NotYet);
         }
-        let finished = encoder.finish().and_then(|mut sink| sink.flush());
-        finished.map_err(|error| failed(temporary, &error))?;
         if self.files.len(temporary)? >= Some(reader.len()) {
             self.files.remove(temporary)?;
             return Ok(Compressed::Incompressible);
@@ -202,42 +195,4 @@ impl Catalogue {
         }
         Ok(None)
     }
-}
-
-/// A new file that is written from front to end.
-struct Sink<'a> {
-    files: &'a dyn Files,
-    path: PathBuf,
-    waiting: Vec<u8>,
-}
-
-impl<'a> Sink<'a> {
-    fn create(files: &'a dyn Files, path: &Path) -> Result<Self, DiskError> {
-        files.write_new(path, &[])?;
-        Ok(Self { files, path: path.to_owned(), waiting: Vec::with_capacity(WRITE_LEN) })
-    }
-}
-
-impl Write for Sink<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.waiting.extend_from_slice(bytes);
-        if self.waiting.len() >= WRITE_LEN {
-            self.flush()?;
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        if !self.waiting.is_empty() {
-            self.files.append(&self.path, &self.waiting).map_err(io::Error::other)?;
-            self.waiting.clear();
-        }
-        Ok(())
-    }
-}
-
-/// What an encoder said: the disk's own word, if that is what failed.
-fn failed(path: &Path, error: &io::Error) -> DiskError {
-    let of_disk = error.get_ref().and_then(|inner| inner.downcast_ref::<DiskError>());
-    of_disk.cloned().unwrap_or_else(|| DiskError::from_io("compressing", path, error))
 }

@@ -78,6 +78,28 @@ pub enum ArchiveError {
         /// What is wrong with it.
         what: String,
     },
+    /// WAL was given up that a slot was just made for.
+    #[error(
+        "WAL of timeline {timeline} before {before} was expired just now, and the slot \"{name}\" would \
+         need it: begin at or behind that"
+    )]
+    SlotExpired {
+        /// The slot's name.
+        name: String,
+        /// Its timeline.
+        timeline: pg_types::TimelineId,
+        /// What is left begins here.
+        before: Lsn,
+    },
+    /// Somebody came to need WAL that was just being given up.
+    #[error(
+        "{what} came while this ran, and needs WAL that was to go: none was removed, and the next \
+         expiry keeps it"
+    )]
+    HeldMeanwhile {
+        /// Who.
+        what: String,
+    },
     /// Another process serves it.
     #[error(
         "the archive is served already, by {holder}: stop that one, or let it listen here, too"

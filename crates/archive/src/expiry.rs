@@ -98,14 +98,40 @@ impl Catalogue {
         expired(&*self.files)
     }
 
-    /// Gives up all before these bounds, durably; no bound ever goes back. Nothing is removed yet.
+    /// Gives up all before these bounds, durably, unless a slot has come that isn't among what it
+    /// was `decided` with: then all is as it was. Nothing is removed yet, and a bound that was recorded
+    /// never goes back.
     ///
     /// # Errors
-    /// If the disk fails; it isn't known then whether it is given up.
-    pub fn record_expiry(&self, bounds: &Bounds, at: &str) -> Result<(), ArchiveError> {
+    /// If a slot has come, or the disk fails; it isn't known then whether it is given up.
+    pub fn record_expiry(
+        &self,
+        bounds: &Bounds,
+        at: &str,
+        decided: &[Hold],
+    ) -> Result<(), ArchiveError> {
+        let before = self.expired()?;
+        self.write_expired(bounds, at, before.clone())?;
+        // Only now: a slot that comes later sees what was recorded.
         let size = self.layout.segment_size;
-        let mut all: BTreeMap<_, _> =
-            self.expired()?.into_iter().map(|old| (old.timeline, old)).collect();
+        let known = |hold: &Hold| decided.iter().any(|known| known.what == hold.what);
+        let mut late = self.slot_holds()?.into_iter().filter(|hold| !known(hold));
+        let needs = |hold: &Hold| bounds.values().any(|first| hold.from < first.start(size));
+        if let Some(hold) = late.find(needs) {
+            self.write_expired(&Bounds::new(), at, before)?;
+            return Err(ArchiveError::HeldMeanwhile { what: hold.what });
+        }
+        Ok(())
+    }
+
+    fn write_expired(
+        &self,
+        bounds: &Bounds,
+        at: &str,
+        before: Vec<Expired>,
+    ) -> Result<(), ArchiveError> {
+        let size = self.layout.segment_size;
+        let mut all: BTreeMap<_, _> = before.into_iter().map(|old| (old.timeline, old)).collect();
         for (timeline, first) in bounds {
             let before = first.start(size);
             if all.get(timeline).is_none_or(|old| old.before < before) {
@@ -228,7 +254,7 @@ mod tests {
     }
 
     fn expire(catalogue: &Catalogue, bounds: &Bounds) -> Result<u64, ArchiveError> {
-        catalogue.record_expiry(bounds, "2026-01-31T12:00:00Z")?;
+        catalogue.record_expiry(bounds, "2026-01-31T12:00:00Z", &catalogue.slot_holds()?)?;
         catalogue.remove_expired(&catalogue.survey()?, &mut |_| {})
     }
 
@@ -318,7 +344,15 @@ mod tests {
         slot("none", r#""restart_lsn": null, "timeline": null"#, "null");
         let what = "the replication slot one".to_owned();
         let hold = Hold { what, timeline: Some(timeline(2)), from: Lsn::new(7 << 20) };
-        assert_eq!(catalogue.slot_holds().unwrap(), [hold]);
+        assert_eq!(catalogue.slot_holds().unwrap(), std::slice::from_ref(&hold));
+        // One that wasn't known when it was decided stops it; of no other it is in the way.
+        let bounds = Bounds::from([(timeline(2), SegmentNumber::new(8))]);
+        let late = catalogue.record_expiry(&bounds, "", &[]);
+        assert!(matches!(late, Err(ArchiveError::HeldMeanwhile { .. })), "{late:?}");
+        assert_eq!(catalogue.expired().unwrap(), []);
+        let before = Bounds::from([(timeline(2), SegmentNumber::new(7))]);
+        catalogue.record_expiry(&before, "", &[]).unwrap();
+        catalogue.record_expiry(&bounds, "", &[hold]).unwrap();
         slot("odd", r#""restart_lsn": "x", "timeline": 1"#, "null");
         assert!(matches!(catalogue.slot_holds(), Err(ArchiveError::BadSlotFile { .. })));
     }

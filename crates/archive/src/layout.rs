@@ -36,6 +36,8 @@ impl Layout {
     pub const BACKUPS: &'static str = "backups";
     /// Followers' slots, a file each.
     pub const SLOTS: &'static str = "slots";
+    /// What restored servers still need, a file each.
+    pub const HOLDS: &'static str = "holds";
     /// Locks, and what may be lost.
     pub const RUN: &'static str = "run";
     /// The one receiver's lock.

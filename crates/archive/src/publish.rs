@@ -71,6 +71,47 @@ impl Catalogue {
         self.place(staged, &path)
     }
 
+    /// Whether the staging file has the same bytes as a segment that is archived; one that can't be
+    /// read has others.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn is_as_staged(
+        &self,
+        timeline: TimelineId,
+        number: SegmentNumber,
+    ) -> Result<bool, ArchiveError> {
+        let (staged, path) = (self.staging(), self.layout.segment(timeline, number));
+        let lens = [self.files.len(staged)?, self.len_of(&path)?];
+        if lens[0] != lens[1] {
+            return Ok(false);
+        }
+        match self.difference(staged, &path, lens[0].unwrap_or(0)) {
+            Err(error) if error.kind() == ErrorKind::Corrupt => Ok(false),
+            difference => Ok(difference?.is_none()),
+        }
+    }
+
+    /// Puts the staging file in the place of a segment that doesn't hold, which goes to quarantine. A
+    /// crash between the two leaves it missing.
+    ///
+    /// # Errors
+    /// If the staging file doesn't hold either, or the disk fails.
+    pub fn replace_damaged(
+        &self,
+        timeline: TimelineId,
+        number: SegmentNumber,
+    ) -> Result<(), ArchiveError> {
+        let (staged, path) = (self.staging(), self.layout.segment(timeline, number));
+        self.check_whole(staged, &path, timeline, number)?;
+        self.files.sync_file(staged)?;
+        for damaged in self.files_of(&path)? {
+            self.aside(&damaged, "damaged")?;
+        }
+        self.place(staged, &path)?;
+        Ok(())
+    }
+
     /// Gives a file that holds its name.
     pub(crate) fn place(&self, staged: &Path, path: &Path) -> Result<Published, ArchiveError> {
         self.files.sync_file(staged)?;

@@ -174,12 +174,34 @@ impl Catalogue {
         number: SegmentNumber,
     ) -> Result<Option<Reader>, ArchiveError> {
         let path = self.layout.segment(timeline, number);
-        let Some(reader) = self.reader(&path, timeline, number)? else { return Ok(None) };
+        let reader = self.reader(&path, timeline, number)?;
+        reader.map(|reader| self.whole(reader)).transpose()
+    }
+
+    /// The same for who reads all of it, from front to end: a compressed one is unpacked by several
+    /// threads, ahead of that.
+    ///
+    /// # Errors
+    /// If it isn't whole, or the disk fails.
+    pub fn open_segment_ahead(
+        &self,
+        timeline: TimelineId,
+        number: SegmentNumber,
+    ) -> Result<Option<Reader>, ArchiveError> {
+        let path = self.layout.segment(timeline, number);
+        let (file, path) = match self.open_wal_ahead(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            opened => opened?,
+        };
+        self.whole(Reader::new(file, path, timeline, number)?).map(Some)
+    }
+
+    fn whole(&self, reader: Reader) -> Result<Reader, ArchiveError> {
         let (len, size) = (reader.len, self.layout.segment_size.bytes());
         if len != size {
             return Err(ArchiveError::OddSize { path: reader.path, len, size });
         }
-        Ok(Some(reader))
+        Ok(reader)
     }
 
     /// An unfinished segment, up to the end of what is proved in it; `None` if it isn't archived.

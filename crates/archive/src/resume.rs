@@ -7,9 +7,9 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
-use disk::DiskError;
+use disk::{DiskError, ErrorKind};
 use pg_types::{Branch, Lsn, SegmentNumber, TimelineId, WalFileKind};
-use wal_format::{DecodeError, Validator};
+use wal_format::Validator;
 
 use crate::index::IndexBuilder;
 use crate::open::Archive;
@@ -313,7 +313,7 @@ impl Archive {
             let end_behind = left.or(end_behind);
             if form.is_sealed() {
                 let path = self.layout.segment(timeline, *number);
-                let error = error.map(|error| error.to_string()).unwrap_or_default();
+                let error = error.unwrap_or_default();
                 notes.push(format!("{}: {error}; it is fetched again", path.display()));
                 let len = proved.saturating_since(number.start(size));
                 self.unseal(timeline, *number, len)?;
@@ -355,7 +355,11 @@ impl Archive {
             passage.primed.push(at.clone());
             let kind = if form.is_sealed() { WalFileKind::Segment } else { WalFileKind::Partial };
             let path = self.path(branch.timeline(), *number, kind);
-            passage.error = self.feed(&path, &mut at)?;
+            passage.error = match self.feed(&path, &mut at) {
+                // A compressed one that doesn't unpack is damaged, as a plain one may be.
+                Err(error) if error.kind() == ErrorKind::Corrupt => Some(error.to_string()),
+                fed => fed?.map(|error| error.to_string()),
+            };
             if passage.error.is_some() {
                 break;
             }
@@ -451,7 +455,7 @@ struct Passage {
     /// At the start of each that was decoded, and at the end.
     primed: Vec<Primed>,
     /// Why the last one of them wasn't decoded to its end.
-    error: Option<DecodeError>,
+    error: Option<String>,
 }
 
 /// Where the archive ends.

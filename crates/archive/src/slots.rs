@@ -5,7 +5,8 @@
 //! whoever removes WAL must: nothing from a slot's `restart_lsn` on may go.
 //!
 //! Invariant: what a file says was true when it was written, and a slot moves on only, so that an
-//! old file keeps too much and never too little.
+//! old file keeps too much and never too little. One that is new looks into `expired.json` once it is
+//! durable, and an expiry at the slots once that is: whichever comes second gives way.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -166,7 +167,23 @@ impl Slots {
         self.files.create_dir(dir)?;
         self.files.sync_dir(Path::new(""))?;
         let temporary = dir.join(format!(".{}.json.tmp", slot.name));
-        Ok(small::replace(&*self.files, &temporary, &path, &File::of(slot))?)
+        let kept_none = read(&*self.files, &path)?.is_none_or(|old| old.keeps_from().is_none());
+        small::replace(&*self.files, &temporary, &path, &File::of(slot))?;
+        if kept_none && let Some((timeline, before)) = self.expired_before(slot)? {
+            self.remove(&slot.name)?;
+            return Err(ArchiveError::SlotExpired { name: slot.name.clone(), timeline, before });
+        }
+        Ok(())
+    }
+
+    /// The bound that was given up to behind which a slot begins, if it lies before it.
+    fn expired_before(&self, slot: &Slot) -> Result<Option<(TimelineId, Lsn)>, ArchiveError> {
+        let Some((timeline, at)) = slot.restart.filter(|_| slot.lost.is_none()) else {
+            return Ok(None);
+        };
+        let expired = crate::expiry::expired(&*self.files)?.into_iter();
+        let mut of_it = expired.filter(|of| of.timeline == timeline && at < of.before);
+        Ok(of_it.next().map(|of| (timeline, of.before)))
     }
 
     /// Drops a slot, durably.
@@ -242,6 +259,22 @@ mod tests {
         check("a.json", &text);
         check("b.json", &text.replace("0/5", "5"));
         check("b.json", &text.replace("\"timeline\":1", "\"timeline\":null"));
+    }
+
+    #[test]
+    fn a_new_slot_before_what_was_just_given_up_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let files: Arc<dyn Files> = Arc::new(RealFiles::new(dir.path().to_owned()));
+        let ours = Slots::claim(Arc::clone(&files), "one").unwrap();
+        ours.keep(&slot("old", Some(5))).unwrap();
+        let expired = r#"{"expired": [{"timeline": 1, "before": "0/8", "at": ""}]}"#;
+        std::fs::write(dir.path().join("expired.json"), expired).unwrap();
+        let refused = ours.keep(&slot("new", Some(7)));
+        assert!(matches!(refused, Err(ArchiveError::SlotExpired { .. })), "{refused:?}");
+        ours.keep(&slot("new", Some(8))).unwrap();
+        // One that kept it already goes on.
+        ours.keep(&slot("old", Some(6))).unwrap();
+        assert_eq!(slots(&*files).unwrap().len(), 2);
     }
 
     #[test]

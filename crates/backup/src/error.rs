@@ -67,6 +67,23 @@ pub enum BackupError {
         /// What was asked for.
         id: String,
     },
+    /// There is no such hold.
+    #[error("there is no hold {name}; `seawall list` tells which there are")]
+    NoHold {
+        /// What was asked for.
+        name: String,
+    },
+    /// What it holds isn't known.
+    #[error(
+        "holds/{name}.json can't be read: {what}; restore it from a copy of the archive, or remove \
+         it if the server that was restored then has recovered"
+    )]
+    BadHold {
+        /// The hold.
+        name: String,
+        /// What is wrong with it.
+        what: String,
+    },
     /// A backup that an incremental one stands on.
     #[error(
         "the incremental backup {id} needs the backup {parent}: {why}; put it back from a copy, or \

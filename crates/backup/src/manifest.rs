@@ -66,7 +66,9 @@ pub(crate) fn wrong(what: impl Into<String>) -> ManifestError {
     ManifestError(what.into())
 }
 
+/// As the server's own reader has it, what it doesn't know is an error.
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Raw<'a> {
     #[serde(rename = "PostgreSQL-Backup-Manifest-Version")]
     version: u32,
@@ -76,9 +78,13 @@ struct Raw<'a> {
     files: Vec<RawFile<'a>>,
     #[serde(rename = "WAL-Ranges", borrow)]
     wal: Vec<RawRange<'a>>,
+    /// Proved before.
+    #[serde(rename = "Manifest-Checksum")]
+    _sum: &'a str,
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct RawFile<'a> {
     #[serde(rename = "Path", borrow)]
     path: Option<std::borrow::Cow<'a, str>>,
@@ -95,6 +101,7 @@ pub(crate) struct RawFile<'a> {
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct RawRange<'a> {
     #[serde(rename = "Timeline")]
     timeline: u32,
@@ -344,6 +351,31 @@ mod tests {
         check("839206e3", "839206", "wrong length");
         check("CRC32C", "MD5", "MD5 isn't known");
         check("\"Timeline\": 3", "\"Timeline\": 0", "range of WAL");
+        // Each thing that pg_verifybackup's own tests (005_bad_manifest.pl) get wrong, in a manifest
+        // whose checksum holds.
+        check("Version\": 2", "Version\": \"phooey\"", "invalid type");
+        check("Version\": 2", "Version\": 9876599", "version 9876599");
+        check("\"System-Identifier\"", "\"Oops\"", "unknown field `Oops`");
+        check("\"Size\": 9,", "\"Size\": \"Oops\",", "invalid type");
+        check("\"Size\": 9,", "", "missing field `Size`");
+        check("\"Size\": 9,", "\"Size\": 9, \"Oops\": 1,", "unknown field `Oops`");
+        check("\"Path\": \"backup_label\", ", "", "has no path, or two");
+        check("\"Encoded-Path\"", "\"Path\": \"x\", \"Encoded-Path\"", "has no path, or two");
+        check("62ff", "62f", "hex can't be read");
+        check("\"Checksum-Algorithm\": \"CRC32C\", ", "", "half of a checksum");
+        check("839206e3", "83920", "wrong length");
+        check("\"Start-LSN\": \"0/2000028\", ", "", "missing field `Start-LSN`");
+        check(", \"End-LSN\": \"0/2000120\"", "", "missing field `End-LSN`");
+        check("\"Timeline\": 3, ", "", "missing field `Timeline`");
+        check("\"Timeline\": 3", "\"Timeline\": true", "invalid type");
+        check("\"Timeline\": 3", "\"Oops\": 3", "unknown field `Oops`");
+        check("0/2000028", "oops", "range of WAL");
+        check("0/2000120", "oops", "range of WAL");
+        for text in ["", "{", "{\n", "{}\n", "[]\n", "{\"not-expected\": 1}\n"] {
+            assert!(Manifest::parse(text.as_bytes()).is_err(), "{text}");
+            let sealed = Manifest::seal(text.to_owned());
+            assert!(Manifest::parse(sealed.as_bytes()).is_err(), "{sealed}");
+        }
     }
 
     proptest! {

@@ -65,6 +65,10 @@ impl Backups {
         Ok(Self { tree: Tree::open(archive, Readers::Owner)? })
     }
 
+    pub(crate) fn tree(&self) -> &Tree {
+        &self.tree
+    }
+
     /// The backups by where they end, and what can't be read.
     ///
     /// # Errors

@@ -1,36 +1,179 @@
-//! Where frames begin, without unpacking any: for whoever wants the last one alone.
+//! A content in frames that stand by themselves, each of which says how long it is, both packed and
+//! unpacked: so any of them can be unpacked alone, and several at once. To the tools it is one
+//! content; the frames of Zstandard and of LZ4 say all that by themselves, and a member of gzip does
+//! in an extra field (RFC 1952, 2.3.1.1), which others pass over.
+//!
+//! Never unpacked by trust: a frame whose content isn't what it says is an error.
 
-use crate::Method;
+use std::io::{self, BufRead, Read, Write};
+
+use flate2::GzBuilder;
+use flate2::bufread::GzDecoder;
+use lz4_flex::frame::{BlockMode, BlockSize, FrameDecoder, FrameEncoder, FrameInfo};
+
+use crate::{GZIP_FAST, Method, ZSTD_LEVEL};
 
 /// `Magic_Number` of a Zstandard frame (RFC 8878, 3.1.1).
 const ZSTD_MAGIC: u32 = 0xFD2F_B528;
 /// The magic of an LZ4 frame (`lz4_Frame_format.md`).
 const LZ4_MAGIC: u32 = 0x184D_2204;
+/// A member of gzip: its magic, deflate, and that there is an extra field (RFC 1952, 2.3.1).
+const GZIP_MAGIC: u32 = 0x0408_8B1F;
+/// The extra field: 12 bytes, of which this subfield takes all: `SW`, 8 bytes, which are the lengths
+/// of the member and of its content.
+const GZIP_EXTRA: [u8; 6] = [12, 0, b'S', b'W', 8, 0];
+/// Where the lengths are in a member, behind ten bytes of header and the above.
+const GZIP_LENGTHS: usize = 16;
 
-/// As much is looked at in one place: a magic and a descriptor.
-pub const PEEK_LEN: usize = 8;
+/// As much is looked at in one place: no header is longer.
+pub const PEEK_LEN: usize = 24;
+/// A frame is unpacked as a whole: nobody makes memory of more than that.
+pub const MAX_CONTENT_LEN: usize = 1 << 20;
+/// Of what can't be compressed a frame is longer than its content, by a few bytes a block.
+const MAX_FRAME_LEN: u64 = MAX_CONTENT_LEN as u64 * 9 / 8;
+/// The largest segments have a gigabyte, in pieces of 256 KiB; what has more is read as a stream.
+const MAX_FRAMES: usize = 4096;
 
 /// Gives the bytes at an offset, zeros behind the file's end.
 pub type Peek<'a> = dyn FnMut(u64) -> [u8; PEEK_LEN] + 'a;
 
+/// Where a frame lies, and how long what is in it says that it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// Its first byte in the file.
+    pub at: u64,
+    /// Its bytes in the file.
+    pub len: usize,
+    /// The bytes of its content.
+    pub content: usize,
+}
+
 impl Method {
-    /// Where the last frame of a compressed file of so many bytes begins; `None` if that can't be
-    /// told, as of gzip, or there is but one.
+    /// The frames of a compressed file of so many bytes; `None` unless all of it is such frames, of
+    /// at most [`MAX_CONTENT_LEN`] each.
     #[must_use]
-    pub fn last_frame(self, len: u64, peek: &mut Peek<'_>) -> Option<u64> {
-        let frame_end = match self {
-            Self::Zstd => zstd_frame_end,
-            Self::Lz4 => lz4_frame_end,
-            Self::Gzip => return None,
+    pub fn frames(self, len: u64, peek: &mut Peek<'_>) -> Option<Vec<Frame>> {
+        let frame_at = match self {
+            Self::Zstd => zstd_frame,
+            Self::Lz4 => lz4_frame,
+            Self::Gzip => gzip_frame,
         };
-        let (mut start, mut end) = (0, frame_end(0, len, peek)?);
-        while end < len {
-            start = end;
-            // It has a header at least, so that this ends.
-            end = frame_end(start, len, peek)?;
+        let (mut frames, mut at) = (Vec::new(), 0_u64);
+        while at < len {
+            let (end, content) = frame_at(at, len, peek)?;
+            let bytes = end.checked_sub(at).filter(|bytes| (1..=MAX_FRAME_LEN).contains(bytes))?;
+            let content = usize::try_from(content).ok().filter(|len| *len <= MAX_CONTENT_LEN)?;
+            if frames.len() == MAX_FRAMES {
+                return None;
+            }
+            frames.push(Frame { at, len: usize::try_from(bytes).ok()?, content });
+            at = end;
         }
-        (start > 0 && end == len).then_some(start)
+        (at == len).then_some(frames)
     }
+
+    /// Packs a frame, at the level that segments are packed at; adds it to `packed`.
+    ///
+    /// # Errors
+    /// If the encoder fails.
+    pub fn pack(self, content: &[u8], packed: &mut Vec<u8>) -> io::Result<()> {
+        match self {
+            Self::Zstd => {
+                let frame = zrip::compress(content, ZSTD_LEVEL).map_err(io::Error::other)?;
+                packed.extend_from_slice(&frame);
+            }
+            Self::Lz4 => {
+                let info = FrameInfo::new()
+                    .block_size(BlockSize::Max256KB)
+                    .block_mode(BlockMode::Independent)
+                    .content_checksum(true)
+                    .content_size(Some(content.len() as u64));
+                let mut encoder = FrameEncoder::with_frame_info(info, packed);
+                encoder.write_all(content)?;
+                encoder.finish()?;
+            }
+            Self::Gzip => {
+                let mut extra = GZIP_EXTRA[2..].to_vec();
+                extra.extend_from_slice(&[0; 8]);
+                let level = flate2::Compression::new(GZIP_FAST.unsigned_abs());
+                let mut encoder = GzBuilder::new().extra(extra).write(Vec::new(), level);
+                encoder.write_all(content)?;
+                let mut member = encoder.finish()?;
+                let lengths = [member.len(), content.len()]
+                    .map(|len| u32::try_from(len).map(u32::to_le_bytes).map_err(io::Error::other));
+                for (place, length) in [GZIP_LENGTHS, GZIP_LENGTHS + 4].into_iter().zip(lengths) {
+                    if let Some(to) = member.get_mut(place..place + 4) {
+                        to.copy_from_slice(&length?);
+                    }
+                }
+                packed.extend_from_slice(&member);
+            }
+        }
+        Ok(())
+    }
+
+    /// What unpacks frames one by one.
+    #[must_use]
+    pub fn unpacker(self) -> Unpacker {
+        Unpacker { method: self, zstd: zrip::DecompressContext::new() }
+    }
+}
+
+/// Unpacks frames, each by itself.
+pub struct Unpacker {
+    method: Method,
+    zstd: zrip::DecompressContext,
+}
+
+impl Unpacker {
+    /// Unpacks a frame that says that its content has `len` bytes, in place of what is in `content`.
+    ///
+    /// # Errors
+    /// If it doesn't hold, or isn't as long; what is in `content` then is worth nothing.
+    pub fn unpack(&mut self, frame: &[u8], len: usize, content: &mut Vec<u8>) -> io::Result<()> {
+        content.clear();
+        match self.method {
+            Method::Zstd => {
+                let unpacked = self.zstd.decompress_into_with_limit(frame, content, len);
+                unpacked.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+            }
+            Method::Lz4 => {
+                let mut decoder = FrameDecoder::new(frame);
+                loop {
+                    let block = decoder.fill_buf()?;
+                    let got = block.len();
+                    if got == 0 {
+                        break;
+                    }
+                    if got > len.saturating_sub(content.len()) {
+                        return Err(odd_length());
+                    }
+                    content.extend_from_slice(block);
+                    decoder.consume(got);
+                }
+            }
+            Method::Gzip => {
+                content.resize(len, 0);
+                let mut decoder = GzDecoder::new(frame);
+                decoder.read_exact(content)?;
+                // Its end is where the checksum is looked at.
+                if decoder.read(&mut [0])? != 0 {
+                    return Err(odd_length());
+                }
+            }
+        }
+        if content.len() == len { Ok(()) } else { Err(odd_length()) }
+    }
+}
+
+fn odd_length() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "a frame isn't as long as it says")
+}
+
+/// A little-endian number of so many of the peeked bytes.
+fn number(peeked: &[u8; PEEK_LEN], at: usize, bytes: usize) -> u64 {
+    let bytes = peeked.iter().skip(at).take(bytes).rev();
+    bytes.fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
 fn word(at: u64, peek: &mut Peek<'_>) -> u32 {
@@ -38,105 +181,152 @@ fn word(at: u64, peek: &mut Peek<'_>) -> u32 {
     u32::from_le_bytes([a, b, c, d])
 }
 
-/// Where the frame ends that begins at `start`, from the lengths of its blocks.
-fn zstd_frame_end(start: u64, len: u64, peek: &mut Peek<'_>) -> Option<u64> {
-    let [.., descriptor, _, _, _] = peek(start);
-    if word(start, peek) != ZSTD_MAGIC {
+/// Where the frame ends that begins at `start`, from the lengths of its blocks; and its content's
+/// length.
+fn zstd_frame(start: u64, len: u64, peek: &mut Peek<'_>) -> Option<(u64, u64)> {
+    let peeked = peek(start);
+    if number(&peeked, 0, 4) != u64::from(ZSTD_MAGIC) {
         return None;
     }
+    let [.., descriptor] = *peeked.first_chunk::<5>()?;
     let is_single = descriptor & 0x20 != 0;
     let dictionary = [0, 1, 2, 4].get(usize::from(descriptor & 3))?;
-    let content = match descriptor >> 6 {
-        0 => u64::from(is_single),
-        1 => 2,
-        2 => 4,
-        _ => 8,
+    let before = 5 + usize::from(!is_single) + dictionary;
+    let (bytes, content) = match descriptor >> 6 {
+        0 if is_single => (1, number(&peeked, before, 1)),
+        0 => return None,
+        1 => (2, number(&peeked, before, 2) + 256),
+        2 => (4, number(&peeked, before, 4)),
+        _ => (8, number(&peeked, before, 8)),
     };
-    let mut at = start.checked_add(5 + u64::from(!is_single) + dictionary + content)?;
+    let mut at = start.checked_add((before + bytes) as u64)?;
     while at < len {
         let header = word(at, peek) & 0xFF_FFFF;
         // A run has one byte, however long it is.
         let block = if header >> 1 & 3 == 1 { 1 } else { u64::from(header >> 3) };
         at = at.checked_add(3 + block)?;
         if header & 1 == 1 {
-            return at.checked_add(if descriptor & 4 != 0 { 4 } else { 0 });
+            let end = at.checked_add(if descriptor & 4 != 0 { 4 } else { 0 })?;
+            return Some((end, content));
         }
     }
     None
 }
 
-fn lz4_frame_end(start: u64, len: u64, peek: &mut Peek<'_>) -> Option<u64> {
-    let [.., flags, _, _, _] = peek(start);
-    if word(start, peek) != LZ4_MAGIC {
+fn lz4_frame(start: u64, len: u64, peek: &mut Peek<'_>) -> Option<(u64, u64)> {
+    let peeked = peek(start);
+    let [.., flags] = *peeked.first_chunk::<5>()?;
+    if number(&peeked, 0, 4) != u64::from(LZ4_MAGIC) || flags & 0x08 == 0 {
         return None;
     }
+    let content = number(&peeked, 6, 8);
     let checksum = |bit: u8| if flags & bit != 0 { 4 } else { 0 };
-    let content = if flags & 0x08 != 0 { 8 } else { 0 };
-    let mut at = start.checked_add(7 + content + checksum(0x01))?;
+    let mut at = start.checked_add(15 + checksum(0x01))?;
     while at < len {
         let header = word(at, peek);
         at = at.checked_add(4)?;
         if header == 0 {
-            return at.checked_add(checksum(0x04));
+            return Some((at.checked_add(checksum(0x04))?, content));
         }
         at = at.checked_add(u64::from(header & 0x7FFF_FFFF) + checksum(0x10))?;
     }
     None
 }
 
+fn gzip_frame(start: u64, _len: u64, peek: &mut Peek<'_>) -> Option<(u64, u64)> {
+    let peeked = peek(start);
+    let extra = peeked.get(10..GZIP_LENGTHS)?;
+    if number(&peeked, 0, 4) != u64::from(GZIP_MAGIC) || *extra != GZIP_EXTRA {
+        return None;
+    }
+    let member = number(&peeked, GZIP_LENGTHS, 4);
+    Some((start.checked_add(member)?, number(&peeked, GZIP_LENGTHS + 4, 4)))
+}
+
 #[cfg(test)]
 mod tests {
-    use std::io::{Read, Write};
-
     use super::*;
 
-    fn pack(method: Method, bytes: &[u8]) -> Vec<u8> {
-        let mut encoder = method.encoder(Vec::new()).unwrap();
-        encoder.write_all(bytes).unwrap();
-        encoder.finish().unwrap()
-    }
-
-    fn last_frame(method: Method, bytes: &[u8]) -> Option<usize> {
+    fn frames(method: Method, bytes: &[u8]) -> Option<Vec<Frame>> {
         let mut peek = |at: u64| {
             let mut peeked = [0; PEEK_LEN];
             let there = usize::try_from(at).ok().and_then(|at| bytes.get(at..)).unwrap_or_default();
             peeked.iter_mut().zip(there).for_each(|(to, from)| *to = *from);
             peeked
         };
-        method.last_frame(bytes.len() as u64, &mut peek).map(|at| usize::try_from(at).unwrap())
+        method.frames(bytes.len() as u64, &mut peek)
+    }
+
+    fn content() -> Vec<u8> {
+        let even = (0..150_000_u32).flat_map(|i| (i / 7).to_le_bytes());
+        let noise = (0..300_000_u32).map(|i| (i.wrapping_mul(0x9E37_79B1) >> 24) as u8);
+        even.chain(noise).collect()
+    }
+
+    fn packed(method: Method, bytes: &[u8], piece: usize) -> Vec<u8> {
+        let mut packed = Vec::new();
+        bytes.chunks(piece).for_each(|piece| method.pack(piece, &mut packed).unwrap());
+        packed
     }
 
     #[test]
-    fn the_last_frame_is_found_and_can_be_read_alone() {
-        let bytes: Vec<u8> = (0..300_000_u32).flat_map(|i| (i / 7).to_le_bytes()).collect();
-        let noise: Vec<u8> =
-            (0..300_000_u32).map(|i| (i.wrapping_mul(0x9E37_79B1) >> 24) as u8).collect();
-        for method in [Method::Zstd, Method::Lz4] {
-            for first in [bytes.as_slice(), &noise, &[0; 500_000], b""] {
-                let packed = pack(method, first);
-                assert_eq!(last_frame(method, &packed), None, "{method}: there is but one");
-                let both = [packed.clone(), pack(method, &bytes)].concat();
-                assert_eq!(last_frame(method, &both), Some(packed.len()), "{method}");
-                let mut last = Vec::new();
-                let mut decoder = method.decoder(&both[packed.len()..], 2 << 20);
-                decoder.read_to_end(&mut last).unwrap();
-                assert!(last == bytes);
-                assert_eq!(last_frame(method, &both[..both.len() - 1]), None, "{method}: cut off");
+    fn frames_are_found_and_each_is_read_alone_and_all_as_one() {
+        let bytes = content();
+        for method in Method::ALL {
+            for piece in [bytes.len(), 256 << 10, 40_000, 200] {
+                let packed = packed(method, &bytes, piece);
+                let mut whole = Vec::new();
+                method.decoder(packed.as_slice(), 1 << 20).read_to_end(&mut whole).unwrap();
+                assert!(whole == bytes, "{method}, {piece}");
+                let found = frames(method, &packed);
+                if bytes.len().div_ceil(piece) > MAX_FRAMES {
+                    assert_eq!(found, None);
+                    continue;
+                }
+                let (mut unpacker, mut content) = (method.unpacker(), Vec::new());
+                for (frame, piece) in found.unwrap().iter().zip(bytes.chunks(piece)).rev() {
+                    let from = usize::try_from(frame.at).unwrap();
+                    let frame_bytes = &packed[from..from + frame.len];
+                    unpacker.unpack(frame_bytes, frame.content, &mut content).unwrap();
+                    assert!(content == piece, "{method}");
+                }
             }
         }
-        let gzip = pack(Method::Gzip, &bytes);
-        assert_eq!(last_frame(Method::Gzip, &[gzip.clone(), gzip].concat()), None);
     }
 
     #[test]
-    fn any_bytes_end() {
-        for seed in 0..2000_u32 {
-            let mut bytes: Vec<u8> =
-                (0..64_u32).map(|i| ((i ^ seed).wrapping_mul(0x9E37_79B1) >> 23) as u8).collect();
-            for (method, magic) in [(Method::Zstd, ZSTD_MAGIC), (Method::Lz4, LZ4_MAGIC)] {
-                bytes[..4].copy_from_slice(&magic.to_le_bytes());
-                _ = last_frame(method, &bytes);
+    fn what_isnt_all_frames_that_say_their_lengths_has_none() {
+        let bytes = content();
+        for method in Method::ALL {
+            let packed = packed(method, &bytes, 100_000);
+            assert!(frames(method, &packed).is_some());
+            for cut in [packed.len() - 1, packed.len() - 5, packed.len() / 2, 5, 1] {
+                assert_eq!(frames(method, &packed[..cut]), None, "{method} {cut}");
             }
+            let more = [packed.as_slice(), b"x"].concat();
+            assert_eq!(frames(method, &more), None, "{method}");
+            let mut stream = method.encoder(Vec::new()).unwrap();
+            stream.write_all(&bytes).unwrap();
+            assert_eq!(frames(method, &stream.finish().unwrap()), None, "{method}");
+        }
+    }
+
+    #[test]
+    fn any_bit_of_a_frame_that_flips_is_found_or_changes_nothing() {
+        let bytes: Vec<u8> = (0..2000_u32).flat_map(|i| (i / 5).to_le_bytes()).collect();
+        for method in Method::ALL {
+            let whole = packed(method, &bytes, bytes.len());
+            let (mut unpacker, mut content) = (method.unpacker(), Vec::new());
+            for at in 0..whole.len() * 8 {
+                let mut damaged = whole.clone();
+                damaged[at / 8] ^= 1 << (at % 8);
+                if unpacker.unpack(&damaged, bytes.len(), &mut content).is_ok() {
+                    assert!(content == bytes, "{method}, bit {at}");
+                }
+                _ = frames(method, &damaged);
+            }
+            assert!(unpacker.unpack(&whole, bytes.len() - 1, &mut content).is_err(), "{method}");
+            assert!(unpacker.unpack(&whole, bytes.len() + 1, &mut content).is_err(), "{method}");
         }
     }
 }

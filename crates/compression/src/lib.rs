@@ -18,7 +18,7 @@ use flate2::bufread::MultiGzDecoder;
 use flate2::write::GzEncoder;
 use lz4_flex::frame::{BlockMode, BlockSize, FrameDecoder, FrameEncoder, FrameInfo};
 
-pub use frames::{PEEK_LEN, Peek};
+pub use frames::{Frame, MAX_CONTENT_LEN, PEEK_LEN, Peek, Unpacker};
 
 /// How a file is compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

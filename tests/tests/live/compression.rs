@@ -251,6 +251,54 @@ fn what_pg_receivewal_has_compressed_is_adopted() {
     }
 }
 
+/// The compressed segment that an archive ends with is withdrawn where it doesn't hold, or isn't what
+/// the server has, and comes again: what follows it was lost, by somebody's hand.
+#[test]
+fn a_compressed_segment_at_the_archives_end_is_withdrawn() {
+    let kept = "wal_keep_size = '512MB'";
+    let (server, dir) = (server(18, 1, &[kept, "max_wal_size = '1GB'"]), scratch());
+    let methods = Method::ALL.into_iter().filter(|method| full(18) || *method == Method::Zstd);
+    for (method, damaged) in methods.flat_map(|method| [(method, true), (method, false)]) {
+        let archive = dir.path().join(format!("{method}-{damaged}"));
+        let wal = archive.join("wal");
+        let mut options = ReceiverOptions::with(&["-Z", &method.to_string()]);
+        options.slot = false;
+        let mut receiver = Receiver::start(&server, &archive, &options);
+        receiver.await_streaming(&server);
+        load(&server);
+        receiver.await_flush(&server, server_flush(&server));
+        await_packed(&wal);
+        receiver.stop();
+        let mut files = packed(&wal, method);
+        let (last, whole) = (files.remove(files.len() / 2), files.len());
+        for entry in fs::read_dir(&wal).must().map(Must::must) {
+            if entry.path() > last && name_of(&entry.path()).len() >= 24 {
+                fs::remove_file(entry.path()).must();
+            }
+        }
+        if damaged {
+            let mut bytes = fs::read(&last).must();
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 4;
+            fs::write(&last, bytes).must();
+        }
+        let mut receiver = Receiver::start(&server, &archive, &options);
+        receiver.await_streaming(&server);
+        load(&server);
+        let end = server_flush(&server);
+        receiver.await_flush(&server, end);
+        await_packed(&wal);
+        receiver.stop();
+        assert!(packed(&wal, method).len() > whole);
+        let quarantined = fs::read_dir(archive.join("quarantine")).must().count();
+        assert_eq!(quarantined, usize::from(damaged), "{method}: the damaged file is kept aside");
+        let copy = dir.path().join(format!("plain-{method}-{damaged}"));
+        plain_copy(&wal, &copy);
+        compare_with_primary(&copy, &server, end);
+        ended(seawall(&["verify", "--full", "-A"]).arg(&archive)).is_well();
+    }
+}
+
 /// Killed whenever, there is always a file that holds the segment, and the next run ends the work.
 #[test]
 fn killed_anywhere_every_segment_stays() {

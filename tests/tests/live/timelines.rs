@@ -2,8 +2,10 @@
 //! promoted server hasn't got stays where it is.
 
 use std::fs;
+use std::io::Read;
 use std::path::Path;
 
+use archive::Method;
 use pg_types::{Lsn, SegmentSize, TimelineId, WalFileName};
 use testkit::process::{Stream, run};
 use testkit::proxy::Proxy;
@@ -56,11 +58,21 @@ fn switch_point(server: &Server, timeline: u32) -> Lsn {
 fn same(archive: &Path, server: &Server, name: &str, until: u64) {
     let until = usize::try_from(until).must();
     let [ours, theirs] = [archive.join("wal"), server.wal_dir()].map(|dir| {
-        let partial = dir.join(format!("{name}.partial"));
-        let path = if partial.exists() { partial } else { dir.join(name) };
-        fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+        let there = [".partial", ".zst", ""].map(|ending| dir.join(format!("{name}{ending}")));
+        let path = there.iter().find(|path| path.exists());
+        plain(path.unwrap_or_else(|| panic!("no {name} in {}", dir.display())))
     });
     assert!(ours[..until] == theirs[..until], "{name} differs before byte {until}");
+}
+
+/// What a file has, unpacked if it is compressed.
+fn plain(path: &Path) -> Vec<u8> {
+    let bytes = fs::read(path).must();
+    let name = path.file_name().must_some().to_string_lossy().into_owned();
+    let Some(method) = Method::of_name(&name).1 else { return bytes };
+    let mut plain = Vec::new();
+    method.decoder(bytes.as_slice(), SIZE.bytes()).read_to_end(&mut plain).must();
+    plain
 }
 
 /// Every segment of a timeline from `begin` to `end` is the server's.
@@ -80,9 +92,9 @@ fn waldump_reads(archive: &Path, server: &Server, timeline: u32, begin: Lsn, end
     for entry in fs::read_dir(archive.join("wal")).must() {
         let path = entry.must().path();
         let file = path.file_name().must_some().to_string_lossy().into_owned();
-        let plain = file.strip_suffix(".partial").unwrap_or(&file).to_owned();
-        if plain.len() == 24 {
-            fs::copy(&path, dir.path().join(plain)).must();
+        let name = Method::of_name(file.strip_suffix(".partial").unwrap_or(&file)).0;
+        if name.len() == 24 {
+            fs::write(dir.path().join(name), plain(&path)).must();
         }
     }
     waldump.arg("-p").arg(dir.path()).args(["-q", "-t", &timeline.to_string()]);
@@ -92,11 +104,15 @@ fn waldump_reads(archive: &Path, server: &Server, timeline: u32, begin: Lsn, end
 
 impl Scene {
     fn start(server: &Server, archive: &Path) -> Self {
+        Self::with(server, archive, &[])
+    }
+
+    fn with(server: &Server, archive: &Path, more: &[&str]) -> Self {
         let proxy = Proxy::start(server.port()).must();
         // Nothing is decided by the words of an error.
         proxy.drop_words();
         let port = Some(proxy.port());
-        let extra = vec!["--json".to_owned()];
+        let extra = ["--json"].iter().chain(more).map(ToString::to_string).collect();
         let options = ReceiverOptions { port, extra, ..ReceiverOptions::default() };
         let mut receiver = Receiver::start(server, archive, &options);
         receiver.await_streaming(server);
@@ -283,10 +299,10 @@ fn promotions_one_after_another_are_followed() {
 }
 
 /// The receiver was synchronous and has what the promoted standby hasn't.
-fn the_archive_is_ahead(online: bool) {
+fn the_archive_is_ahead(online: bool, more: &[&str]) {
     let (mut primary, dir) = (server(18, 1, &[]), scratch());
     let archive = dir.path().join("archive");
-    let mut scene = Scene::start(&primary, &archive);
+    let mut scene = Scene::with(&primary, &archive, more);
     let begin = server_flush(&primary);
     let mut standby = primary.standby(&[]).must();
     let fork = work(&primary);
@@ -296,6 +312,15 @@ fn the_archive_is_ahead(online: bool) {
     let ahead = work(&primary);
     assert!(ahead.saturating_since(fork) > 3 * SIZE.bytes());
     scene.receiver.await_flush(&primary, ahead);
+    if !more.is_empty() {
+        // The timeline is left in the middle of a compressed segment.
+        let packed = archive.join("wal").join(format!("{}.zst", name(1, fork)));
+        let began = std::time::Instant::now();
+        while !packed.exists() || packed.with_extension("").exists() {
+            assert!(began.elapsed() < LIMIT, "{} isn't there", packed.display());
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    }
     primary.kill9();
     standby.restart().must();
     standby.promote().must();
@@ -303,7 +328,7 @@ fn the_archive_is_ahead(online: bool) {
         scene.fail_over(&standby);
     } else {
         scene.receiver.stop();
-        scene = Scene::start(&standby, &archive);
+        scene = Scene::with(&standby, &archive, more);
     }
     let end = work(&standby);
     scene.receiver.await_flush(&standby, end);
@@ -346,12 +371,17 @@ fn the_archive_is_ahead(online: bool) {
 
 #[test]
 fn an_archive_ahead_of_the_promoted_server_follows_it() {
-    the_archive_is_ahead(true);
+    the_archive_is_ahead(true, &[]);
 }
 
 #[test]
 fn an_archive_ahead_of_the_promoted_server_follows_it_when_it_starts() {
-    the_archive_is_ahead(false);
+    the_archive_is_ahead(false, &[]);
+}
+
+#[test]
+fn a_timeline_is_left_in_the_middle_of_a_compressed_segment() {
+    the_archive_is_ahead(true, &["--compress", "zstd"]);
 }
 
 #[test]

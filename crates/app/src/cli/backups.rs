@@ -1,13 +1,14 @@
 //! The command lines of what has to do with base backups.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use pg_types::Lsn;
 use pg_wire::base_backup::{Label, MAX_RATE_KB};
 use pg_wire::command::SlotName;
 
-use super::{ConnectionArgs, TalkArgs, slot_name};
+use super::{ConnectionArgs, TalkArgs, duration, slot_name};
 
 /// How a backup's checkpoint is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -80,6 +81,10 @@ pub(crate) struct RestoreArgs {
     /// otherwise.
     #[arg(short = 'j', long, value_name = "N")]
     pub(crate) jobs: Option<usize>,
+    /// Hold the WAL that the new server's recovery needs for so long, whatever expires meanwhile: 12h,
+    /// 7d; 0 for not at all.
+    #[arg(long, value_name = "TIME", default_value = "7d", value_parser = hold_time)]
+    pub(crate) hold: Duration,
     /// What the server runs to get WAL, in place of `seawall restore-wal` with this archive.
     #[arg(long, value_name = "COMMAND")]
     pub(crate) restore_command: Option<String>,
@@ -178,6 +183,10 @@ pub(crate) struct ListArgs {
     /// Print one JSON object.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+fn hold_time(text: &str) -> Result<Duration, String> {
+    if text == "0" { Ok(Duration::ZERO) } else { duration(text) }
 }
 
 fn label(text: &str) -> Result<Label, String> {

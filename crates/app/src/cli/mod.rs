@@ -95,6 +95,8 @@ pub(crate) enum Command {
     Verify(VerifyArgs),
     /// Remove backups that nobody needs any more, and the WAL before those that are kept.
     Expire(ExpireArgs),
+    /// Fetch what is missing or damaged from another archive, a directory, or by a command.
+    Repair(RepairArgs),
     /// Print records of WAL of any version, as pg_waldump does, and more: seawall waldump --help.
     #[command(disable_help_flag = true)]
     Waldump(WaldumpArgs),
@@ -221,8 +223,8 @@ pub(crate) struct ReceiveArgs {
 pub(crate) use backups::{
     BackupArgs, Checkpoint, ListArgs, RestoreArgs, TargetAction, TargetArgs, TargetTimeline,
 };
-/// `seawall verify` and `seawall expire`.
-pub(crate) use keeping::{ExpireArgs, VerifyArgs};
+/// `seawall verify`, `seawall repair` and `seawall expire`.
+pub(crate) use keeping::{ExpireArgs, RepairArgs, VerifyArgs};
 
 mod backups;
 mod keeping;

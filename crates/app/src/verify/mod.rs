@@ -82,6 +82,7 @@ pub(crate) fn examine(archive: &Path, scope: &Scope) -> Result<Report, Failure> 
     for (place, stored) in backups.into_iter().enumerate() {
         let mut faults = stored.contents.map(|contents| contents.faults).unwrap_or_default();
         faults.extend(faulty.remove(&place).unwrap_or_default());
+        faults.extend(of_another_cluster(&catalogue, &stored.description));
         faults.sort_by(|a, b| (&a.file, &a.member).cmp(&(&b.file, &b.member)));
         if faults.is_empty() {
             wal.verified.extend(stored.files);
@@ -102,6 +103,19 @@ pub(crate) fn examine(archive: &Path, scope: &Scope) -> Result<Report, Failure> 
     }
     State::save(archive, &wal.verified);
     Ok(report)
+}
+
+/// A backup that somebody put there from elsewhere.
+fn of_another_cluster(catalogue: &Catalogue, description: &Description) -> Option<Fault> {
+    let archived = catalogue.identity().system_id.to_string();
+    (description.system_identifier != archived).then(|| Fault {
+        file: PathBuf::from("backup.json"),
+        member: None,
+        kind: FaultKind::Manifest(format!(
+            "it is of the cluster with system identifier {}, and the archive is of {archived}",
+            description.system_identifier
+        )),
+    })
 }
 
 /// What an incremental backup stands on has to be there, and to hold.

@@ -36,7 +36,8 @@ fn listed(kept: &Kept) -> Vec<String> {
 /// The data directory of each listed backup starts, and has what there was.
 fn each_restores(kept: &Kept, primary: &Server) {
     for id in listed(kept) {
-        let mut server = restored(kept, primary.install(), &["--backup", &id], &[]);
+        let more = ["--backup", &id, "--hold", "0"];
+        let mut server = restored(kept, primary.install(), &more, &[]);
         recover(&mut server);
         let count = server.sql("SELECT count(*) FROM t").must();
         assert!(count.parse::<u64>().must() >= 20_000, "{count}");

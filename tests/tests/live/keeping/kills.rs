@@ -1,19 +1,23 @@
-//! `receive`, `backup`, `expire --yes`, `verify`, `restore-wal` and `cp` at once, each killed at
-//! random: nothing is locked out, no WAL goes that is needed, and every listed backup is given back.
+//! `receive --compress`, `backup`, `expire --yes`, `verify`, `restore-wal`, `list`, `status` and `cp` at
+//! once, each killed at random: nothing is locked out, no WAL goes that is needed, and every listed
+//! backup is given back.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use testkit::process::Running;
-use testkit::servers::Server;
+use testkit::servers::{Server, is_segment_name};
 
 use super::super::backup::{
     backup, backup_command, check_tables, list, recover, restore, restored, seawall, verified,
 };
-use super::super::common::{LIMIT, Must, NAME, Random, Receiver, server, server_flush};
-use super::super::restore_wal::{Kept, name, sealed, work};
+use super::super::common::{
+    LIMIT, Must, NAME, Random, Receiver, ReceiverOptions, server, server_flush,
+};
+use super::super::restore_wal::{Kept, work};
 use super::expire::expire;
 use super::{assert_sound, verify_command};
 use crate::program::ended;
@@ -47,12 +51,31 @@ fn now_and_then_killed(
     code
 }
 
+/// A receiver compresses in a thread of its own: it is killed with that.
+fn compressing(kept: &Kept) -> ReceiverOptions {
+    let extra = ["--compress", "zstd"].map(str::to_owned).to_vec();
+    ReceiverOptions { extra, ..kept.options() }
+}
+
+/// The whole segments, in whichever form.
+fn whole(kept: &Kept) -> Vec<PathBuf> {
+    let names = fs::read_dir(kept.archive.join("wal")).must().map(|entry| entry.must().path());
+    let mut whole: Vec<PathBuf> = names.filter(|path| is_segment_name(plain_name(path))).collect();
+    whole.sort();
+    whole
+}
+
+fn plain_name(path: &Path) -> &str {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    archive::Method::of_name(name).0
+}
+
 /// A receiver in the place of one that was killed. A backup that found none may have the archive, and
 /// brings its WAL itself: then it is waited for, as a service would.
 fn again(kept: &Kept, primary: &Server) -> Receiver {
     let began = Instant::now();
     loop {
-        let mut receiver = Receiver::start(primary, &kept.archive, &kept.options());
+        let mut receiver = Receiver::start(primary, &kept.archive, &compressing(kept));
         let streams = format!(
             "EXISTS (SELECT FROM pg_stat_replication WHERE application_name = '{NAME}' AND state = 'streaming')"
         );
@@ -72,7 +95,7 @@ fn again(kept: &Kept, primary: &Server) -> Receiver {
 fn whatever_is_killed_every_listed_backup_is_given_back() {
     let kept = Kept::new();
     let primary = server(18, 1, &[]);
-    let mut receiver = kept.receiver(&primary);
+    let mut receiver = again(&kept, &primary);
     work(&primary);
     backup(&kept, &primary, &[]);
     let dir = kept.scratch.server_dir("targets").must();
@@ -124,17 +147,33 @@ fn whatever_is_killed_every_listed_backup_is_given_back() {
         scope.spawn(|| {
             let mut random = Random::seeded(seed ^ 5);
             while going() {
-                let numbers = sealed(&kept.archive);
-                let Some(number) = numbers.get(numbers.len() / 2) else { continue };
+                let segments = whole(&kept);
+                let Some(path) = segments.get(segments.len() / 2) else { continue };
                 let target = dir.join("RECOVERYXLOG");
                 _ = fs::remove_file(&target);
-                // Also by cp; either may find it just expired.
-                _ = fs::copy(kept.segment(*number), dir.join("copied"));
+                // Also by cp; either may find it just expired, or just compressed.
+                _ = fs::copy(path, dir.join("copied"));
                 let mut restore = seawall(&kept, "restore-wal");
-                restore.args(["--retry-for", "0", &name(1, *number)]).arg(&target);
+                restore.args(["--retry-for", "10", plain_name(path)]).arg(&target);
                 let mut running = Running::spawn(&mut restore, "restore-wal").must();
-                thread::sleep(Duration::from_millis(random.below(30)));
-                running.kill9();
+                if random.below(3) > 0 {
+                    thread::sleep(Duration::from_millis(random.below(30)));
+                    running.kill9();
+                    continue;
+                }
+                let code = running.wait(LIMIT).must().code();
+                let said = running.output_tail();
+                let expired = code == Some(200) && said.contains("it was expired");
+                assert!(code == Some(0) || expired, "{path:?}: {code:?}\n{said}");
+            }
+        });
+        scope.spawn(|| {
+            let mut random = Random::seeded(seed ^ 7);
+            while going() {
+                for tool in ["list", "status", "gaps"] {
+                    now_and_then_killed(&mut seawall(&kept, tool), &mut random, 100);
+                }
+                thread::sleep(PAUSE);
             }
         });
         scope.spawn(|| {
@@ -149,7 +188,7 @@ fn whatever_is_killed_every_listed_backup_is_given_back() {
                     kept.scratch.server_dir(&format!("data{}", random.below(u64::MAX))).must();
                 let id = newest["id"].as_str().unwrap_or_default();
                 // The newest isn't expired while this takes it, as long as two are kept.
-                let done = restore(&kept, &data, &["--backup", id]);
+                let done = restore(&kept, &data, &["--backup", id, "--hold", "2s"]);
                 if done.code == Some(0) {
                     verified(primary.install(), &data);
                     restores.fetch_add(1, Ordering::Relaxed);
@@ -166,6 +205,13 @@ fn whatever_is_killed_every_listed_backup_is_given_back() {
     receiver.kill9_in_place();
     let mut receiver = again(&kept, &primary);
     receiver.await_flush(&primary, server_flush(&primary));
+    let is_packed = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "zst");
+    let began = Instant::now();
+    while whole(&kept).iter().filter(|path| !is_packed(path)).count() > 1 {
+        assert!(began.elapsed() < LIMIT, "what is settled isn't compressed: {:?}", whole(&kept));
+        thread::sleep(PAUSE);
+    }
+    assert!(whole(&kept).iter().any(is_packed));
     expire(&kept, &["--keep-backups", "2", "--yes"]).is_well();
     assert_sound(&kept, &["--full"]);
     let status = ended(&mut seawall(&kept, "status"));

@@ -2,7 +2,10 @@
 //! restores, and nothing that is needed ever goes.
 
 mod expire;
+mod holds;
 mod kills;
+mod named;
+mod repair;
 mod verify;
 mod windows;
 
