@@ -1,4 +1,4 @@
-//! Records taken apart, and their descriptions as text and as JSON, on WAL that a real server
+//! Records taken apart, counted, and as text and as JSON: their descriptions and whole lines, on WAL that a real server
 //! made: the mix of every resource manager.
 
 use std::fs;
@@ -9,6 +9,7 @@ use pg_types::{Geometry, Lsn, SegmentSize, TimelineId};
 use testkit::corpus::{self, Corpus, CorpusOptions};
 use wal_describe::{Payload, Source, Zone, describe};
 use wal_format::{Expect, Record, RecordBody, RecordHeader, Validator, Visitor, WalVersion};
+use waldump::show::line::{Style, put_record};
 
 /// Every record of a corpus, bodies one after the other.
 #[derive(Default)]
@@ -48,9 +49,20 @@ impl Records {
         let mut start = 0;
         for (header, end) in &self.headers {
             let body = RecordBody::read(&self.bodies[start..*end], version).expect("a body");
-            visit(&Source { version, lsn: Lsn::INVALID, header, body: &body });
+            visit(&Source { version, lsn: Lsn::INVALID, header, body: &body, rest: None });
             start = *end;
         }
+    }
+
+    /// The bytes of page images, as what is only counted is looked at.
+    fn count(&self, version: WalVersion) -> u64 {
+        let (mut start, mut sum) = (0, 0);
+        for (_, end) in &self.headers {
+            let images = RecordBody::image_bytes_of(&self.bodies[start..*end], 0, version);
+            sum += u64::from(images.expect("a body"));
+            start = *end;
+        }
+        sum
     }
 }
 
@@ -80,6 +92,17 @@ fn descriptions(c: &mut Criterion) {
                 });
             });
         });
+        let style = Style { zone: Zone::utc(), details: false };
+        group.bench_function("line", |b| {
+            b.iter(|| {
+                records.each(version, |source| {
+                    out.clear();
+                    put_record(source, &style, &mut out);
+                    black_box(&out);
+                });
+            });
+        });
+        group.bench_function("count", |b| b.iter(|| records.count(version)));
         group.bench_function("json", |b| {
             b.iter(|| {
                 records.each(version, |source| {

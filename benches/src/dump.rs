@@ -175,7 +175,8 @@ fn arguments(command: &mut Command, dir: &Path, work: &Work, case: &Case) {
 }
 
 /// Runs a program whose output is read; how many bytes it printed. It ends with 1, at the end of
-/// the log.
+/// the log. It has ended when its output has: looking for its end now and then would add
+/// milliseconds to the few that it takes.
 fn piped(command: &mut Command) -> Result<(Usage, u64)> {
     /// Readers of dumps read so much at once.
     const READ_BYTES: usize = 64 << 10;
@@ -186,16 +187,16 @@ fn piped(command: &mut Command) -> Result<(Usage, u64)> {
         let (mut bytes, mut buffer) = (0_u64, vec![0; READ_BYTES]);
         loop {
             match stdout.read(&mut buffer) {
-                Ok(0) | Err(_) => return bytes,
+                Ok(0) | Err(_) => return (bytes, started.elapsed().as_secs_f64()),
                 Ok(len) => bytes += len as u64,
             }
         }
     });
     let usage = watch(&mut child, started, LIMIT);
     let status = child.wait()?;
-    let bytes = reading.join().unwrap_or_default();
+    let (bytes, seconds) = reading.join().unwrap_or_default();
     if status.code() != Some(1) {
         bail!("{:?} ended with {status}", command.get_program());
     }
-    Ok((usage?, bytes))
+    Ok((Usage { seconds, ..usage? }, bytes))
 }

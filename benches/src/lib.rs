@@ -7,6 +7,7 @@
 pub mod backup;
 pub mod catchup;
 pub mod compress;
+pub mod delay;
 pub mod dump;
 pub mod measure;
 pub mod memory;

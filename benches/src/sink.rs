@@ -26,10 +26,7 @@ pub fn drain(
     bytes: u64,
 ) -> Result<(f64, TcpStream)> {
     let began = Instant::now();
-    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-    start_up(&mut stream, port)?;
-    let command = start_replication(slot, start, TimelineId::FIRST);
-    stream.write_all(&frontend::query(&command)?)?;
+    let mut stream = stream(port, slot, start)?;
     let mut buf = vec![0; READ_LEN];
     let mut left = bytes;
     while left > 0 {
@@ -39,6 +36,18 @@ pub fn drain(
         }
     }
     Ok((began.elapsed().as_secs_f64(), stream))
+}
+
+/// Has the server stream from `start`; what comes is to be read.
+///
+/// # Errors
+/// If the server can't be reached.
+pub fn stream(port: u16, slot: Option<&SlotName>, start: Lsn) -> Result<TcpStream> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    start_up(&mut stream, port)?;
+    let command = start_replication(slot, start, TimelineId::FIRST);
+    stream.write_all(&frontend::query(&command)?)?;
+    Ok(stream)
 }
 
 fn start_up(stream: &mut TcpStream, port: u16) -> Result<()> {

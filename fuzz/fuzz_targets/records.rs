@@ -26,7 +26,7 @@ fuzz_target!(|data: &[u8]| {
         crc: 0,
     };
     let Ok(body) = RecordBody::read(bytes, version) else { return };
-    let source = Source { version, lsn: Lsn::INVALID, header: &header, body: &body };
+    let source = Source { version, lsn: Lsn::INVALID, header: &header, body: &body, rest: None };
     let _ = identify(version, header.rmgr, header.info);
     let mut text = Vec::new();
     describe(&source, &Zone::utc(), &mut text);

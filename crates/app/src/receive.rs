@@ -19,7 +19,7 @@ pub(crate) const APPLICATION_NAME: &str = "seawall";
 
 pub(crate) fn run(args: &ReceiveArgs) -> Result<(), Failure> {
     let log = log::start(args.talk, args.json, Some(&args.archive));
-    let what = plan(args)?;
+    let mut what = plan(args)?;
     if what.slot.is_none() && !args.no_slot {
         tracing::warn!(
             "streaming without a replication slot: WAL that the server recycles while this \
@@ -40,11 +40,9 @@ pub(crate) fn run(args: &ReceiveArgs) -> Result<(), Failure> {
     }
     let beside = match args.serve.is_empty() {
         true => None,
-        false => {
-            let serve = serve::plan(&args.archive, &args.serve, &args.serving)?;
-            Some(serve::Beside::start(&args.archive, serve, &what.tip)?)
-        }
+        false => Some(serve::Beside::start(&args.archive, args, &what.tip)?),
     };
+    what.needed = beside.as_ref().filter(|_| args.hot_standby_feedback).map(serve::Beside::needed);
     service::ready();
     let server = what.settings.endpoint().to_string();
     let mut talk = Talk::new(&args.archive, server, board, args.json, &log);
@@ -93,6 +91,7 @@ fn plan(args: &ReceiveArgs) -> Result<Receive, Failure> {
         status_interval: args.status_interval,
         writer: Options { sync: !args.no_sync, ..Options::default() },
         tip: runtime::TipSender::new(None),
+        needed: None,
     })
 }
 

@@ -8,6 +8,7 @@ use std::thread::{self, JoinHandle};
 
 use archive::{ArchiveError, Catalogue};
 use disk::{Files, RealFiles};
+use pg_wire::feedback::Horizons;
 use replication::sender::Status;
 use runtime::{
     Follower, Listen, Serve, ServeError, ServeReport, Server, Tip, TipReceiver, TipSender, Watcher,
@@ -16,12 +17,12 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use crate::board::{self, Run, SERVER_SOCKET, TIP_SOCKET};
-use crate::cli::{AuthArg, ServeArgs, ServingArgs, users_file};
+use crate::cli::{AuthArg, ReceiveArgs, ServeArgs, ServingArgs, users_file};
 use crate::observer::size;
 use crate::{Failure, log, receive, serve_backup, service};
 
-/// Threads that read segments for followers; none of them is ever waited for by another's socket.
-const READING_THREADS: usize = 8;
+/// Threads for what takes the disk, beside one for each follower that catches up.
+const MORE_THREADS: usize = 8;
 
 pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
     let _log = log::start(args.talk, false, Some(&args.archive));
@@ -47,7 +48,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
         |error: &ArchiveError| tracing::error!("{error}"),
     );
     service::ready();
-    runtime()?.block_on(async {
+    runtime(&args.serving)?.block_on(async {
         let signals = tokio::spawn(receive::stop_on_signal(stop));
         let serving = server.run(shutdown);
         tokio::select! {
@@ -110,9 +111,10 @@ fn bind(what: Serve, files: &Arc<dyn Files>, tip: TipReceiver) -> Result<Server,
     Ok(server)
 }
 
-fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+/// A thread is made when it is needed, and ends when it isn't.
+fn runtime(args: &ServingArgs) -> Result<tokio::runtime::Runtime, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
-        .max_blocking_threads(READING_THREADS)
+        .max_blocking_threads(usize::from(args.max_connections) + MORE_THREADS)
         .enable_all()
         .build();
     runtime.map_err(|error| Failure::failed(format!("can't start: {error}")))
@@ -122,11 +124,17 @@ fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 pub(crate) struct Beside {
     stop: watch::Sender<bool>,
     thread: Option<JoinHandle<()>>,
+    needed: watch::Receiver<Horizons>,
 }
 
 impl Beside {
     /// Serves on a thread of its own. What listens, listens when this returns.
-    pub(crate) fn start(archive: &Path, serve: Serve, tip: &TipSender) -> Result<Self, Failure> {
+    pub(crate) fn start(
+        archive: &Path,
+        args: &ReceiveArgs,
+        tip: &TipSender,
+    ) -> Result<Self, Failure> {
+        let serve = plan(archive, &args.serve, &args.serving)?;
         let files: Arc<dyn Files> = Arc::new(RealFiles::new(archive.to_owned()));
         let server = bind(serve, &files, tip.subscribe())?;
         publish_followers(archive, server.watcher());
@@ -134,7 +142,8 @@ impl Beside {
         if let Err(error) = runtime::publish_archived(&files, tip) {
             tracing::error!("what is archived can't be served yet: {error}");
         }
-        let runtime = runtime()?;
+        let needed = server.needed();
+        let runtime = runtime(&args.serving)?;
         let (stop, shutdown) = watch::channel(false);
         let work = move || {
             runtime.block_on(server.run(shutdown));
@@ -142,7 +151,12 @@ impl Beside {
         };
         let thread = thread::Builder::new().name("serve".to_owned()).spawn(work);
         let thread = thread.map_err(|error| Failure::failed(format!("can't start: {error}")))?;
-        Ok(Self { stop, thread: Some(thread) })
+        Ok(Self { stop, thread: Some(thread), needed })
+    }
+
+    /// What the followers need of the primary.
+    pub(crate) fn needed(&self) -> watch::Receiver<Horizons> {
+        self.needed.clone()
     }
 }
 

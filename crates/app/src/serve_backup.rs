@@ -45,6 +45,7 @@ pub(crate) fn open(archive: PathBuf) -> OpenBackup {
             progress: asked.progress,
             suffix: asked.compression.map_or("", |compression| compression.method.suffix()),
             max_rate_kb: asked.max_rate_kb,
+            to_client: asked.to_client,
         };
         Ok((start, Box::new(Source(outgoing))))
     })

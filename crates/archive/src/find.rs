@@ -75,6 +75,15 @@ pub struct Search {
     pub searched_from: Lsn,
 }
 
+/// Where commits and aborts begin to be as late as was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lateness {
+    /// The first segment that may have one: the index says so, or says nothing of it.
+    pub from: SegmentNumber,
+    /// The last one before it that has commits or aborts at all.
+    pub before: Option<SegmentNumber>,
+}
+
 /// Looks at records until it has what was looked for.
 struct Seeker<'a> {
     target: &'a Target,
@@ -305,6 +314,34 @@ impl Catalogue {
         // One that starts later is found in its own segment.
         search.found = seeker.found.filter(|found| found.lsn < number.end(size));
         Ok(())
+    }
+
+    /// From which segment on a commit or abort may be late enough, by the index alone: no segment
+    /// is read. `first` is where to begin; `is_late` is asked of times.
+    ///
+    /// # Errors
+    /// If the index can't be read.
+    pub fn lateness(
+        &self,
+        branch: &Branch,
+        first: SegmentNumber,
+        is_late: &dyn Fn(TimestampTz) -> bool,
+    ) -> Result<Lateness, ArchiveError> {
+        let size = self.layout.segment_size;
+        let mut late = Lateness { from: first, before: None };
+        let mut index = OpenIndex::default();
+        loop {
+            let stretch = branch.stretch_of(late.from, size);
+            let on = stretch.map_or(branch.timeline(), |stretch| stretch.timeline);
+            let Some(entry) = self.index_entry(&mut index, on, late.from)? else { return Ok(late) };
+            if entry.times.is_some_and(|(_, greatest)| is_late(greatest)) {
+                return Ok(late);
+            }
+            if entry.ends > 0 {
+                late.before = Some(late.from);
+            }
+            late.from = late.from.next();
+        }
     }
 
     /// Where a branch's segment is that is there.

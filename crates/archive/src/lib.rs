@@ -54,7 +54,7 @@ pub use comparison::{Comparison, Likeness};
 pub use compress::Compressed;
 pub use error::ArchiveError;
 pub use expiry::{Bounds, Expired, Hold};
-pub use find::{Found, FoundKind, Search, Target};
+pub use find::{Found, FoundKind, Lateness, Search, Target};
 pub use format::{Format, Identity};
 pub use gap::{Gap, gaps};
 pub use index::{ENTRIES_PER_FILE, ENTRY_LEN, IndexEntry};

@@ -12,6 +12,7 @@
 //! stays unproved, and the proof says so.
 
 use std::ops::Range;
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 
 use disk::{Access, AlignedBuf, DiskError, ErrorKind, ReadAt};
@@ -82,6 +83,13 @@ impl Reader {
     pub fn read_at(&self, offset: u64, buf: &mut AlignedBuf) -> Result<usize, DiskError> {
         let left = usize::try_from(self.len.saturating_sub(offset)).unwrap_or(usize::MAX);
         Ok(self.file.read_at(offset, buf, buf.capacity())?.min(left))
+    }
+
+    /// What the system can send the bytes from by itself; `None` if the file isn't a segment as it
+    /// is, but compressed, say.
+    #[must_use]
+    pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.file.descriptor()
     }
 
     /// Feeds all from `offset` on; gives what stopped it.

@@ -4,6 +4,7 @@
 //! nothing here syncs unless its name says so. Never on the acknowledgement path.
 
 use std::fmt;
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 
 use crate::{Access, AlignedBuf, DiskError, LockError};
@@ -33,6 +34,12 @@ pub trait ReadAt: Send + Sync {
     /// If the system can't tell.
     fn is_empty(&self) -> Result<bool, DiskError> {
         Ok(self.len()? == 0)
+    }
+
+    /// What the system can send the file's bytes from by itself; `None` where they aren't in a
+    /// file as they are read.
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        None
     }
 }
 

@@ -22,6 +22,7 @@
 
 pub mod base_backup;
 pub mod command;
+pub mod feedback;
 pub mod message;
 pub mod pgpass;
 pub mod query;

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use pg_types::{Acknowledgement, Lsn, ServerVersion};
+use pg_wire::feedback::Horizons;
 use pg_wire::message::{BackendMessage, ServerMessage, frontend};
 use pg_wire::query::{self, QueryResult, Reply, Rows};
 use pg_wire::startup::{ServerInfo, Startup, StartupStep};
@@ -274,6 +275,15 @@ impl Connection {
             && let Some(status) = stream.status(now, time_us)
         {
             self.outgoing.extend_from_slice(&status.encode());
+        }
+    }
+
+    /// Tells the server what those who stream from us need of it, if it doesn't know yet.
+    pub fn send_feedback(&mut self, needed: Horizons, time_us: i64) {
+        if let State::Streaming(stream) = &mut self.state
+            && let Some(feedback) = stream.feedback(needed, time_us)
+        {
+            self.outgoing.extend_from_slice(&feedback.encode());
         }
     }
 

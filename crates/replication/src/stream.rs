@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use pg_types::{Acknowledgement, Lsn};
+use pg_wire::feedback::{Horizons, HotStandbyFeedback};
 use pg_wire::stream::{PrimaryKeepalive, StandbyStatusUpdate, XLogDataHeader};
 
 use crate::ProtocolError;
@@ -51,6 +52,8 @@ pub(crate) struct Stream {
     wal_end: Lsn,
     acknowledged: Acknowledgement,
     sent: Acknowledgement,
+    /// What the server was told that others need of it, in this stream.
+    needed: Option<Horizons>,
     last_sent: Instant,
     last_heard: Instant,
     /// When the server was last asked for a sign of life.
@@ -72,6 +75,7 @@ impl Stream {
             wal_end: start,
             acknowledged: NOTHING,
             sent: NOTHING,
+            needed: None,
             last_sent: now,
             last_heard: now,
             asked: None,
@@ -157,6 +161,19 @@ impl Stream {
         let Acknowledgement { write, flush } = self.acknowledged;
         let apply = Lsn::INVALID;
         Some(StandbyStatusUpdate { write, flush, apply, time_us, reply_requested: ask })
+    }
+
+    /// What the server is to be told of what others need, if it doesn't know.
+    ///
+    /// That nobody needs anything is said as well when a stream begins: its slot keeps what was
+    /// said before, by whoever used it.
+    pub(crate) fn feedback(
+        &mut self,
+        needed: Horizons,
+        time_us: i64,
+    ) -> Option<HotStandbyFeedback> {
+        let is_known = self.needed.replace(needed) == Some(needed);
+        (!is_known).then_some(HotStandbyFeedback { time_us, horizons: needed })
     }
 
     fn next_status(&self) -> Option<Instant> {

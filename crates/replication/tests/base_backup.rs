@@ -200,6 +200,7 @@ fn offered(max_rate_kb: Option<u32>) -> BackupStart {
         progress: true,
         suffix: "",
         max_rate_kb,
+        to_client: true,
     }
 }
 

@@ -401,3 +401,22 @@ proptest! {
         }
     }
 }
+
+/// As libpq of 17 does with sslnegotiation=direct: what has come of the handshake is handed on.
+#[test]
+fn tls_that_begins_by_itself_has_to_name_the_protocol() {
+    let hello = [0x16, 3, 1, 0, 200, 1];
+    for (has_alpn, closed) in [(true, false), (false, true)] {
+        let mut scene = Scene::new(180_006);
+        scene.sender.offer_tls();
+        scene.says(&hello);
+        assert_eq!(scene.sender.poll_ask(), Some(Ask::Tls(hello.to_vec())));
+        scene.sender.encrypted(None, has_alpn);
+        assert_eq!(scene.sender.is_closed(), closed);
+        assert_eq!(matches!(scene.sender.poll_ask(), Some(Ask::Note(_))), closed);
+    }
+    // Where there is no TLS it is no client at all.
+    let mut scene = Scene::new(180_006);
+    scene.says(&hello);
+    assert!(scene.sender.is_closed());
+}

@@ -76,6 +76,16 @@ impl fmt::Debug for OpenBackup {
 #[derive(Debug)]
 pub(crate) struct Given(What);
 
+impl Given {
+    /// Where the backup begins, if this is its beginning.
+    pub(crate) fn begins(&self) -> Option<BackupPoint> {
+        match &self.0 {
+            What::Start(start) => Some(start.start),
+            _ => None,
+        }
+    }
+}
+
 #[derive(Debug)]
 enum What {
     Start(BackupStart),

@@ -4,6 +4,8 @@
 //! to where it belongs.
 
 use std::io::{self, IoSliceMut};
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
 
 use crate::stream::Stream;
 use crate::tls::TlsStream;
@@ -70,6 +72,51 @@ impl Socket {
         match self {
             Self::Plain(stream) => stream.try_write_both(first, then),
             Self::Tls(stream) => stream.try_write(if first.is_empty() { then } else { first }),
+            Self::Closed => Err(closed()),
+        }
+    }
+
+    /// Waits, on this thread, until it can be written to. `false` if that takes longer, or something
+    /// came that is to be read, or if it is TLS, which is left to the event loop. That knows nothing
+    /// of the socket then, until it is [attached](Self::attach) again.
+    pub(crate) fn wait_writable(&mut self, limit: Duration) -> io::Result<bool> {
+        self.change(Stream::detach)?;
+        match self {
+            Self::Plain(stream) => stream.wait_writable(limit),
+            Self::Tls(_) => Ok(false),
+            Self::Closed => Err(closed()),
+        }
+    }
+
+    /// Gives it to the event loop, if that hasn't got it.
+    pub(crate) fn attach(&mut self) -> io::Result<()> {
+        self.change(Stream::attach)
+    }
+
+    fn change(&mut self, change: fn(Stream) -> io::Result<Stream>) -> io::Result<()> {
+        *self = match std::mem::replace(self, Self::Closed) {
+            Self::Plain(stream) => Self::Plain(change(stream)?),
+            other => other,
+        };
+        Ok(())
+    }
+
+    /// Whether a file's bytes can go to it as they are.
+    pub(crate) fn takes_files(&self) -> bool {
+        matches!(self, Self::Plain(Stream::Tcp(_) | Stream::Unix(_) | Stream::Detached { .. }))
+    }
+
+    /// The same of a header and, behind it, bytes of a file. It may take the disk.
+    pub(crate) fn try_send_file(
+        &self,
+        header: &[u8],
+        file: BorrowedFd<'_>,
+        offset: u64,
+        len: usize,
+    ) -> io::Result<Option<usize>> {
+        match self {
+            Self::Plain(stream) => stream.try_send_file(header, file, offset, len),
+            Self::Tls(_) => Err(io::ErrorKind::Unsupported.into()),
             Self::Closed => Err(closed()),
         }
     }

@@ -1,10 +1,15 @@
 //! A stream socket, TCP or Unix, that is never waited for while it is read or written.
 
-use std::io::{self, ErrorKind, IoSlice, IoSliceMut, Read};
+use std::io::{self, ErrorKind, IoSlice, IoSliceMut, Read, Write};
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use pg_wire::settings::{ConnectionSettings, Host, Server};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::SendFlags;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::Interest;
 use tokio::net::{TcpStream, UnixStream};
@@ -43,6 +48,11 @@ impl Address {
 pub(crate) enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
+    /// One that the event loop knows nothing of: a thread has it that waits for it by itself.
+    Detached {
+        socket: socket2::Socket,
+        is_unix: bool,
+    },
     /// A simulated one.
     Wire(ClientEnd),
 }
@@ -65,10 +75,49 @@ impl Stream {
         }
     }
 
+    /// Takes it from the event loop.
+    pub(crate) fn detach(self) -> io::Result<Self> {
+        Ok(match self {
+            Self::Tcp(stream) => {
+                Self::Detached { socket: stream.into_std()?.into(), is_unix: false }
+            }
+            Self::Unix(stream) => {
+                Self::Detached { socket: stream.into_std()?.into(), is_unix: true }
+            }
+            other => other,
+        })
+    }
+
+    /// Gives it to the event loop again.
+    pub(crate) fn attach(self) -> io::Result<Self> {
+        Ok(match self {
+            Self::Detached { socket, is_unix: true } => {
+                Self::Unix(UnixStream::from_std(socket.into())?)
+            }
+            Self::Detached { socket, .. } => Self::Tcp(TcpStream::from_std(socket.into())?),
+            other => other,
+        })
+    }
+
+    /// Waits, on this thread, until a detached one can be written to; `false` if it can't be for so
+    /// long, or if something came that is to be read.
+    pub(crate) fn wait_writable(&self, limit: Duration) -> io::Result<bool> {
+        let Self::Detached { socket, .. } = self else { return Ok(false) };
+        let mut polled = [PollFd::new(socket, PollFlags::OUT | PollFlags::IN)];
+        let limit = Timespec::try_from(limit).map_err(io::Error::other)?;
+        match poll(&mut polled, Some(&limit)) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let [polled] = polled;
+        let now = polled.revents();
+        Ok(now.contains(PollFlags::OUT) && !now.contains(PollFlags::IN))
+    }
+
     /// The user that the other side of a Unix socket runs as.
     pub(crate) fn peer_uid(&self) -> Option<io::Result<u32>> {
         match self {
-            Self::Tcp(_) | Self::Wire(_) => None,
+            Self::Tcp(_) | Self::Detached { .. } | Self::Wire(_) => None,
             Self::Unix(stream) => Some(stream.peer_cred().map(|peer| peer.uid())),
         }
     }
@@ -77,6 +126,7 @@ impl Stream {
         match self {
             Self::Tcp(stream) => stream.readable().await,
             Self::Unix(stream) => stream.readable().await,
+            Self::Detached { .. } => Err(detached()),
             Self::Wire(end) => {
                 end.0.readable().await;
                 Ok(())
@@ -88,6 +138,7 @@ impl Stream {
         match self {
             Self::Tcp(stream) => stream.writable().await,
             Self::Unix(stream) => stream.writable().await,
+            Self::Detached { .. } => Err(detached()),
             Self::Wire(_) => Ok(()),
         }
     }
@@ -113,6 +164,7 @@ impl Stream {
         let got = now(|| match self {
             Self::Tcp(stream) => stream.try_io(Interest::READABLE, || read(stream.into())),
             Self::Unix(stream) => stream.try_io(Interest::READABLE, || read(stream.into())),
+            Self::Detached { .. } => Err(detached()),
             Self::Wire(_) => Ok(0),
         })?;
         Ok(got.or(short))
@@ -124,7 +176,39 @@ impl Stream {
         now(|| match self {
             Self::Tcp(stream) => stream.try_write_vectored(&slices),
             Self::Unix(stream) => stream.try_write_vectored(&slices),
+            Self::Detached { socket, .. } => (&*socket).write_vectored(&slices),
             Self::Wire(end) => end.0.try_write(if first.is_empty() { then } else { first }),
+        })
+    }
+
+    /// The same of a header and bytes of a file behind it, which go from the page cache to the
+    /// socket by themselves. It may take the disk.
+    pub(crate) fn try_send_file(
+        &self,
+        header: &[u8],
+        file: BorrowedFd<'_>,
+        offset: u64,
+        len: usize,
+    ) -> io::Result<Option<usize>> {
+        let send = |socket: SockRef<'_>| -> io::Result<usize> {
+            let mut sent = 0;
+            if !header.is_empty() {
+                sent = rustix::net::send(&*socket, header, SendFlags::MORE)?;
+                if sent < header.len() {
+                    return Ok(sent);
+                }
+            }
+            match rustix::fs::sendfile(&*socket, file, Some(&mut { offset }), len) {
+                // What stops it is met again by the next call.
+                Err(_) if sent > 0 => Ok(sent),
+                of_file => Ok(sent + of_file?),
+            }
+        };
+        now(|| match self {
+            Self::Tcp(stream) => stream.try_io(Interest::WRITABLE, || send(stream.into())),
+            Self::Unix(stream) => stream.try_io(Interest::WRITABLE, || send(stream.into())),
+            Self::Detached { socket, .. } => send(socket.into()),
+            Self::Wire(_) => Err(ErrorKind::Unsupported.into()),
         })
     }
 
@@ -133,6 +217,7 @@ impl Stream {
         now(|| match self {
             Self::Tcp(stream) => stream.try_write(bytes),
             Self::Unix(stream) => stream.try_write(bytes),
+            Self::Detached { socket, .. } => (&*socket).write(bytes),
             Self::Wire(end) => end.0.try_write(bytes),
         })
     }
@@ -148,6 +233,10 @@ fn now(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<Option<usize>>
             Err(error) => return Err(error),
         }
     }
+}
+
+fn detached() -> io::Error {
+    io::Error::other("the socket is a thread's")
 }
 
 fn set_options(stream: &TcpStream, settings: &ConnectionSettings) -> io::Result<()> {

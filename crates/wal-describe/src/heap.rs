@@ -4,6 +4,7 @@
 use serde::{Serialize, Serializer};
 use wal_format::Reader;
 
+use crate::far::Data;
 use crate::invalidation::Invalidations;
 use crate::layout::{Field, Items, layout};
 use crate::text::{Hex2, put, put_list};
@@ -179,7 +180,7 @@ impl<'a> Heap<'a> {
             0x00 => Self::Insert(Insert::read(reader)?),
             0x10 => Self::Delete(Delete::read(reader)?),
             0x20 | 0x40 => Self::Update(Update::read(reader)?),
-            0x30 => Self::Truncate(Truncate::read(reader)?),
+            0x30 => Self::Truncate(Truncate::read(Data::of(source))?),
             0x50 => Self::Confirm(Confirm::read(reader)?),
             0x60 => Self::Lock(Lock::read(reader)?),
             _ => Self::Inplace(Inplace::read(reader, source.version.major())?),
@@ -262,10 +263,10 @@ impl Lock {
 }
 
 impl<'a> Truncate<'a> {
-    fn read(reader: &mut Reader<'a>) -> Option<Self> {
-        let (database, count, flags) = (reader.u32()?, reader.u32()?, reader.u8()?);
-        reader.take(3)?;
-        let relations = Items::read(reader, usize::try_from(count).ok()?)?;
+    fn read(mut data: Data<'a>) -> Option<Self> {
+        let (database, count, flags) = (data.field()?, data.field::<u32>()?, data.field()?);
+        data.skip(3)?;
+        let relations = data.items(i32::try_from(count).ok()?)?;
         Some(Self { database, flags, relations })
     }
 
@@ -274,12 +275,16 @@ impl<'a> Truncate<'a> {
             put!(out, "flags: ");
             put_list(out, names_of(self.flags, &TRUNCATE_FLAGS), |name, out| put!(out, name));
             put!(out, ", nrelids: ", self.relations.len(), ", relids: ");
-            put_list(out, self.relations.iter(), |relation, out| put!(out, relation));
+            put_list(out, self.relations.iter(), |relation, out| {
+                put!(out, relation);
+                style.relieve(out);
+            });
         } else {
             put_spaced(self.flags, &OLD_TRUNCATE_FLAGS, out);
             put!(out, "nrelids ", self.relations.len(), " relids");
             for relation in self.relations.iter() {
                 put!(out, " ", relation);
+                style.relieve(out);
             }
         }
     }
@@ -290,7 +295,7 @@ impl<'a> Inplace<'a> {
         let offset = reader.u16()?;
         let invalidations = if major >= 18 {
             reader.take(2)?;
-            Some(Invalidations::read(reader)?)
+            Some(Invalidations::read(&mut Data::near(*reader))?)
         } else {
             None
         };

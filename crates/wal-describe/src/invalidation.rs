@@ -4,6 +4,7 @@ use serde::Serialize;
 use wal_format::{Reader, RelFileLocator};
 
 use crate::Style;
+use crate::far::Data;
 use crate::layout::{Field, Items};
 use crate::text::put;
 
@@ -110,12 +111,12 @@ pub struct Invalidations<'a> {
 
 impl<'a> Invalidations<'a> {
     /// `xl_invalidations` (`storage/standbydefs.h`, 10–18), and the end of `xl_heap_inplace`.
-    pub(crate) fn read(reader: &mut Reader<'a>) -> Option<Self> {
-        let (database, tablespace) = (reader.u32()?, reader.u32()?);
-        let relcache_init_file = bool::read(reader)?;
-        reader.take(3)?;
-        let count = i32::read(reader)?;
-        let messages = Items::read_int(reader, count)?;
+    pub(crate) fn read(data: &mut Data<'a>) -> Option<Self> {
+        let (database, tablespace) = (data.field()?, data.field()?);
+        let relcache_init_file = data.field()?;
+        data.skip(3)?;
+        let count = data.field()?;
+        let messages = data.items(count)?;
         Some(Self { database, tablespace, relcache_init_file, messages })
     }
 
@@ -143,6 +144,7 @@ impl<'a> Invalidations<'a> {
                 Invalidation::Relsync { .. } => put!(out, " unrecognized id ", RELSYNC),
                 Invalidation::Unknown { id } => put!(out, " unrecognized id ", id),
             }
+            style.relieve(out);
         }
     }
 }

@@ -1,5 +1,6 @@
-//! Which descriptions of 10–13 are known to be those of 14: nobody's pg_waldump of those versions
-//! is at hand to compare with, so that what isn't certain isn't described.
+//! Which descriptions of 10–13 are those of 14: where the layout and the text are, as the headers
+//! and the real pg_waldump of 10, 12 and 13 have shown (docs/WAL-RECORDS.md). What isn't certain
+//! isn't described.
 
 use wal_format::{RmgrId, WalVersion};
 
@@ -29,15 +30,22 @@ fn known_since(rmgr: RmgrId, info: u8) -> u32 {
         // TRUNCATE of Heap.
         (10, 0x30) => 11,
         // Heap2: REWRITE, NEW_CID. Heap: HEAP_CONFIRM, INPLACE. Btree: INSERT_LEAF,
-        // INSERT_UPPER, INSERT_META, NEWROOT, MARK_PAGE_HALFDEAD. Gist: PAGE_UPDATE, PAGE_SPLIT.
+        // INSERT_UPPER, INSERT_META, NEWROOT, MARK_PAGE_HALFDEAD. Gist: PAGE_UPDATE, PAGE_SPLIT, and
+        // as SPGist CREATE_INDEX, which says nothing.
         (9, 0x00 | 0x70)
         | (10, 0x50 | 0x70)
         | (11, 0x00 | 0x10 | 0x20 | 0xA0 | 0xB0)
-        | (14, 0x00 | 0x30)
-        // All of XLOG, Transaction, Storage, CLOG, Tablespace, MultiXact, RelMap, Standby, Hash,
+        | (14, 0x00 | 0x30 | 0x50)
+        | (16, 0x00)
+        // All of XLOG, Transaction, Storage, CLOG, Tablespace, MultiXact, RelMap, Standby, Hash, Gin,
         // Sequence, BRIN, CommitTs, ReplicationOrigin, Generic.
-        | (0..=3 | 5..=8 | 12 | 15 | 17..=20, _) => ALL,
-        // Database, LogicalMessage, Gin, SPGist, and the rest of the above.
+        | (0..=3 | 5..=8 | 12 | 13 | 15 | 17..=20, _) => ALL,
+        // DROP of Database. Btree: SPLIT_L, SPLIT_R, INSERT_POST, DEDUP, VACUUM.
+        (4, 0x10) | (11, 0x30..=0x60 | 0xC0) => 13,
+        // CREATE of Database. Heap2: VISIBLE, MULTI_INSERT. Heap: INSERT, DELETE, UPDATE, HOT_UPDATE,
+        // LOCK. Gist: PAGE_REUSE, PAGE_DELETE.
+        (4, 0x00) | (9, 0x40..=0x5F | 0xC0..=0xDF) | (10, _) | (14, 0x20 | 0x60) => 12,
+        // LogicalMessage, SPGist, and the rest of the above.
         _ => COMPARED,
     }
 }

@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::str::{self, Utf8Error};
 
 use pg_types::Lsn;
 use serde::ser::SerializeSeq;
@@ -13,6 +14,7 @@ use serde::{Serialize, Serializer};
 use wal_format::{Reader, RelFileLocator, TimestampTz};
 
 use crate::Time;
+use crate::far::Far;
 
 /// A value of fixed size in a payload, little-endian, without padding around it.
 pub(crate) trait Field: Sized {
@@ -101,18 +103,34 @@ macro_rules! layout {
 pub(crate) use layout;
 
 /// An array in a payload, of which every item is there.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 pub struct Items<'a, T> {
-    bytes: &'a [u8],
+    place: Place<'a>,
     item: PhantomData<T>,
+}
+
+/// Where an array is.
+#[derive(Clone, Copy)]
+enum Place<'a> {
+    Near(&'a [u8]),
+    Far { far: &'a dyn Far, offset: usize, len: usize },
 }
 
 #[expect(private_bounds, reason = "what an item can be is this crate's own business")]
 impl<'a, T: Field> Items<'a, T> {
     /// The next `count` items, if so many are left.
     pub(crate) fn read(reader: &mut Reader<'a>, count: usize) -> Option<Self> {
-        let bytes = reader.take(count.checked_mul(T::SIZE)?)?;
-        Some(Self { bytes, item: PhantomData })
+        Some(Self::near(reader.take(count.checked_mul(T::SIZE)?)?))
+    }
+
+    /// These bytes' items.
+    pub(crate) fn near(bytes: &'a [u8]) -> Self {
+        Self { place: Place::Near(bytes), item: PhantomData }
+    }
+
+    /// Items that are read when they are looked at.
+    pub(crate) fn far(far: &'a dyn Far, offset: usize, len: usize) -> Self {
+        Self { place: Place::Far { far, offset, len }, item: PhantomData }
     }
 
     /// As [`Self::read`], with a count as the server keeps it: an `int`, of which it takes a
@@ -130,25 +148,77 @@ impl<'a, T: Field> Items<'a, T> {
     /// None at all.
     #[must_use]
     pub const fn none() -> Self {
-        Self { bytes: &[], item: PhantomData }
+        Self { place: Place::Near(&[]), item: PhantomData }
     }
 
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.bytes.len().checked_div(T::SIZE).unwrap_or(0)
+        self.bytes().checked_div(T::SIZE).unwrap_or(0)
     }
 
     /// Whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
+        self.bytes() == 0
+    }
+
+    fn bytes(&self) -> usize {
+        match self.place {
+            Place::Near(bytes) => bytes.len(),
+            Place::Far { len, .. } => len,
+        }
     }
 
     /// The items in order.
     pub fn iter(&self) -> impl Iterator<Item = T> + use<'a, T> {
-        let mut reader = Reader::new(self.bytes);
-        std::iter::from_fn(move || T::read(&mut reader))
+        let (near, mut far) = match self.place {
+            Place::Near(bytes) => (bytes, None),
+            Place::Far { far, offset, len } => (&[][..], Some(Pieces::new(far, offset, len))),
+        };
+        let mut reader = Reader::new(near);
+        std::iter::from_fn(move || T::read(&mut reader).or_else(|| far.as_mut()?.next()))
+    }
+}
+
+/// A far array's items, some of which are here.
+struct Pieces<'a> {
+    far: &'a dyn Far,
+    offset: usize,
+    left: usize,
+    piece: Vec<u8>,
+    used: usize,
+}
+
+impl<'a> Pieces<'a> {
+    /// Read at a time: some thousand items.
+    const PIECE_BYTES: usize = 64 << 10;
+
+    fn new(far: &'a dyn Far, offset: usize, left: usize) -> Self {
+        Self { far, offset, left, piece: Vec::new(), used: 0 }
+    }
+
+    fn next<T: Field>(&mut self) -> Option<T> {
+        if self.used >= self.piece.len() {
+            let most = Self::PIECE_BYTES.checked_div(T::SIZE)?.checked_mul(T::SIZE)?;
+            self.piece.resize(most.min(self.left), 0);
+            if !self.far.read_at(self.offset, &mut self.piece) {
+                self.left = 0;
+                return None;
+            }
+            self.offset = self.offset.saturating_add(self.piece.len());
+            self.left = self.left.saturating_sub(self.piece.len());
+            self.used = 0;
+        }
+        let item = T::read(&mut Reader::new(self.piece.get(self.used..)?))?;
+        self.used = self.used.saturating_add(T::SIZE);
+        Some(item)
+    }
+}
+
+impl<T: Field + PartialEq> PartialEq for Items<'_, T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.iter().eq(other.iter())
     }
 }
 
@@ -171,4 +241,63 @@ impl<T: Field + Serialize> Serialize for Items<'_, T> {
 /// Bytes that are text to whoever reads JSON, in whatever encoding they are.
 pub(crate) fn lossy<S: Serializer>(bytes: &&[u8], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&String::from_utf8_lossy(bytes))
+}
+
+/// The same of bytes that may be far.
+pub(crate) fn lossy_items<S: Serializer>(
+    bytes: &Items<'_, u8>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&Lossy(*bytes))
+}
+
+/// Bytes as [`String::from_utf8_lossy`] shows them, of which only some are here at a time.
+struct Lossy<'a>(Items<'a, u8>);
+
+impl fmt::Display for Lossy<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const PIECE_BYTES: usize = 4 << 10;
+        let mut bytes = self.0.iter();
+        let mut piece = Vec::with_capacity(PIECE_BYTES);
+        loop {
+            let room = PIECE_BYTES.saturating_sub(piece.len());
+            piece.extend(bytes.by_ref().take(room));
+            let is_last = piece.len() < PIECE_BYTES;
+            // A character that breaks off here may go on in the next piece.
+            let begun = match piece.utf8_chunks().last().map(|chunk| chunk.invalid()) {
+                Some(tail) if !is_last && str::from_utf8(tail).is_err_and(is_begun) => tail.len(),
+                _ => 0,
+            };
+            let whole = piece.len().saturating_sub(begun);
+            f.write_str(&String::from_utf8_lossy(piece.get(..whole).unwrap_or_default()))?;
+            if is_last {
+                return Ok(());
+            }
+            piece.drain(..whole);
+        }
+    }
+}
+
+/// Whether nothing is wrong but that bytes are missing at the end.
+fn is_begun(error: Utf8Error) -> bool {
+    error.error_len().is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_shown_as_std_shows_them() {
+        for text in ["", "plain", "ä€😀", "broken \u{fffd}"] {
+            for tail in [&b""[..], b"\xff", b"\xf0\x9f\x98", b"\xe2\x82x", b"\xc3"] {
+                for repeat in [1, 1000, 1023, 4096] {
+                    let mut bytes = [text.as_bytes(), tail].concat().repeat(repeat);
+                    bytes.extend_from_slice(tail);
+                    let shown = Lossy(Items::near(&bytes)).to_string();
+                    assert!(shown == String::from_utf8_lossy(&bytes), "{text:?} {tail:?} {repeat}");
+                }
+            }
+        }
+    }
 }

@@ -25,6 +25,7 @@
 pub mod brin;
 pub mod btree;
 pub mod cluster;
+pub mod far;
 pub mod gin;
 pub mod gist;
 pub mod hash;
@@ -49,6 +50,8 @@ mod time;
 pub mod transaction;
 pub mod xlog;
 
+use std::cell::RefCell;
+
 use pg_types::Lsn;
 use serde::Serialize;
 use wal_format::{BlockReference, RecordBody, RecordHeader, WalVersion};
@@ -70,14 +73,21 @@ pub struct Source<'a> {
     pub lsn: Lsn,
     /// Its header.
     pub header: &'a RecordHeader,
-    /// Its body.
+    /// Its body; of one that isn't all in memory what is.
     pub body: &'a RecordBody<'a>,
+    /// The main data of one that isn't all in memory.
+    pub rest: Option<far::Rest<'a>>,
 }
+
+/// Takes text off a buffer.
+type Relief<'a> = dyn Fn(&mut Vec<u8>) + 'a;
 
 /// How text is written.
 pub(crate) struct Style<'a> {
     pub(crate) version: WalVersion,
     pub(crate) zone: &'a Zone,
+    /// Takes text off the buffer within a list that may be long.
+    pub(crate) relief: Option<&'a Relief<'a>>,
 }
 
 impl Style<'_> {
@@ -85,6 +95,16 @@ impl Style<'_> {
     #[inline]
     pub(crate) fn since(&self, major: u32) -> bool {
         self.version.major() >= major
+    }
+
+    /// Lets text be taken off, within a list.
+    #[inline]
+    pub(crate) fn relieve(&self, out: &mut Vec<u8>) {
+        if out.len() >= far::RELIEF_BYTES
+            && let Some(relief) = self.relief
+        {
+            relief(out);
+        }
     }
 }
 
@@ -224,7 +244,7 @@ impl<'a> Payload<'a> {
             Self::CommitTs(payload) => payload.text(out),
             Self::Origin(payload) => payload.text(out),
             Self::Generic(payload) => payload.text(out),
-            Self::LogicalMessage(payload) => payload.text(out),
+            Self::LogicalMessage(payload) => payload.text(style, out),
             Self::Custom { rmid } => text::put!(out, "rmid: ", *rmid),
             Self::Malformed(Malformed { malformed_bytes }) => {
                 text::put!(out, "malformed: ", *malformed_bytes, " bytes of data");
@@ -240,7 +260,21 @@ impl<'a> Payload<'a> {
 /// Appends the record's description (`rm_desc`), as pg_waldump prints it behind the record type's
 /// name and before the block references.
 pub fn describe(source: &Source<'_>, zone: &Zone, out: &mut Vec<u8>) {
-    let style = Style { version: source.version, zone };
+    let style = Style { version: source.version, zone, relief: None };
+    Payload::of(source).text(&style, out);
+}
+
+/// As [`describe`], of a record whose text may be long: `relieve` takes it off the buffer now and
+/// then.
+pub fn describe_long(
+    source: &Source<'_>,
+    zone: &Zone,
+    relieve: &mut dyn FnMut(&mut Vec<u8>),
+    out: &mut Vec<u8>,
+) {
+    let relieve = RefCell::new(relieve);
+    let relief = |out: &mut Vec<u8>| relieve.borrow_mut()(out);
+    let style = Style { version: source.version, zone, relief: Some(&relief) };
     Payload::of(source).text(&style, out);
 }
 

@@ -7,10 +7,10 @@ use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 use wal_format::{BlockReference, Reader};
 
-use crate::Source;
-use crate::c_string;
-use crate::layout::{Field, layout, lossy};
+use crate::far::Data;
+use crate::layout::{Field, Items, layout, lossy, lossy_items};
 use crate::text::{Hex2, put};
+use crate::{Source, Style, c_string};
 
 /// What a record of replication origins says (10–18).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -62,8 +62,8 @@ pub struct Message<'a> {
     #[serde(serialize_with = "lossy")]
     pub prefix: &'a [u8],
     /// The payload, whatever it is
-    #[serde(serialize_with = "lossy")]
-    pub payload: &'a [u8],
+    #[serde(serialize_with = "lossy_items")]
+    pub payload: Items<'a, u8>,
 }
 
 /// Parts of pages that an extension overwrites. They are the blocks' data, and the main data is
@@ -123,27 +123,25 @@ impl<'a> LogicalMessage<'a> {
         if source.info() != 0 {
             return Some(Self::Nothing);
         }
-        let mut data = Reader::new(source.body.main_data);
-        let (database, transactional) = (data.u32()?, bool::read(&mut data)?);
-        data.take(3)?;
-        let prefix = usize::try_from(data.u64()?).ok()?;
-        let payload = usize::try_from(data.u64()?).ok()?;
+        let mut data = Data::of(source);
+        let (database, transactional) = (data.field()?, data.field()?);
+        data.skip(3)?;
+        let prefix = usize::try_from(data.field::<u64>()?).ok()?;
+        // A record has no more than an `int` can say.
+        let payload = i32::try_from(data.field::<u64>()?).ok()?;
         let prefix = c_string(data.take(prefix)?);
-        Some(Self::Message(Message {
-            database,
-            transactional,
-            prefix,
-            payload: data.take(payload)?,
-        }))
+        let payload = data.items(payload)?;
+        Some(Self::Message(Message { database, transactional, prefix, payload }))
     }
 
-    pub(crate) fn text(&self, out: &mut Vec<u8>) {
+    pub(crate) fn text(&self, style: &Style<'_>, out: &mut Vec<u8>) {
         let Self::Message(message) = self else { return };
         put!(out, if message.transactional { "transactional" } else { "non-transactional" });
         put!(out, ", prefix \"", message.prefix, "\"; payload (", message.payload.len());
         put!(out, " bytes): ");
         for (index, byte) in message.payload.iter().enumerate() {
-            put!(out, if index > 0 { " " } else { "" }, Hex2(*byte));
+            put!(out, if index > 0 { " " } else { "" }, Hex2(byte));
+            style.relieve(out);
         }
     }
 }

@@ -2,10 +2,10 @@
 //! 10–18).
 
 use serde::Serialize;
-use wal_format::Reader;
 
+use crate::far::Data;
 use crate::invalidation::Invalidations;
-use crate::layout::{Field, Items, layout};
+use crate::layout::{Items, layout};
 use crate::text::put;
 use crate::{Source, Style};
 
@@ -58,11 +58,11 @@ pub struct RunningXacts<'a> {
 
 impl<'a> Standby<'a> {
     pub(crate) fn read(source: &Source<'a>) -> Option<Self> {
-        let mut data = Reader::new(source.body.main_data);
+        let mut data = Data::of(source);
         Some(match source.info() {
             0x00 => {
-                let count = i32::read(&mut data)?;
-                Self::Lock { locks: Items::read_int(&mut data, count)? }
+                let count = data.field()?;
+                Self::Lock { locks: data.items(count)? }
             }
             0x10 => Self::RunningXacts(RunningXacts::read(&mut data)?),
             0x20 => Self::Invalidations(Invalidations::read(&mut data)?),
@@ -76,6 +76,7 @@ impl<'a> Standby<'a> {
                 for lock in locks.iter() {
                     put!(out, "xid ", lock.xid, " db ", lock.database);
                     put!(out, " rel ", lock.relation, " ");
+                    style.relieve(out);
                 }
             }
             Self::RunningXacts(running) => running.text(style, out),
@@ -86,17 +87,17 @@ impl<'a> Standby<'a> {
 }
 
 impl<'a> RunningXacts<'a> {
-    fn read(data: &mut Reader<'a>) -> Option<Self> {
-        let (xids, subxids) = (i32::read(data)?, i32::read(data)?);
-        let subxid_overflow = bool::read(data)?;
-        data.take(3)?;
+    fn read(data: &mut Data<'a>) -> Option<Self> {
+        let (xids, subxids) = (data.field()?, data.field()?);
+        let subxid_overflow = data.field()?;
+        data.skip(3)?;
         Some(Self {
             subxid_overflow,
-            next_xid: data.u32()?,
-            oldest_running_xid: data.u32()?,
-            latest_completed_xid: data.u32()?,
-            xids: Items::read_int(data, xids)?,
-            subxids: Items::read_int(data, subxids)?,
+            next_xid: data.field()?,
+            oldest_running_xid: data.field()?,
+            latest_completed_xid: data.field()?,
+            xids: data.items(xids)?,
+            subxids: data.items(subxids)?,
         })
     }
 
@@ -104,21 +105,22 @@ impl<'a> RunningXacts<'a> {
         put!(out, "nextXid ", self.next_xid);
         put!(out, " latestCompletedXid ", self.latest_completed_xid);
         put!(out, " oldestRunningXid ", self.oldest_running_xid);
-        put_xids("xacts", &self.xids, out);
+        put_xids("xacts", &self.xids, style, out);
         if self.subxid_overflow {
             put!(out, if style.since(16) { "; subxid overflowed" } else { "; subxid ovf" });
         }
         if style.since(16) {
-            put_xids("subxacts", &self.subxids, out);
+            put_xids("subxacts", &self.subxids, style, out);
         }
     }
 }
 
-fn put_xids(label: &str, xids: &Items<'_, u32>, out: &mut Vec<u8>) {
+fn put_xids(label: &str, xids: &Items<'_, u32>, style: &Style<'_>, out: &mut Vec<u8>) {
     if !xids.is_empty() {
         put!(out, "; ", xids.len(), " ", label, ":");
         for xid in xids.iter() {
             put!(out, " ", xid);
+            style.relieve(out);
         }
     }
 }

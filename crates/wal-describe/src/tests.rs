@@ -26,7 +26,7 @@ fn block(id: u8, data: Option<&[u8]>) -> BlockReference<'_> {
 
 fn text(major: u32, header: &RecordHeader, body: &RecordBody<'_>) -> (String, String) {
     let version = WalVersion::from_major(major).unwrap();
-    let source = Source { version, lsn: Lsn::INVALID, header, body };
+    let source = Source { version, lsn: Lsn::INVALID, header, body, rest: None };
     let mut out = Vec::new();
     describe(&source, &Zone::utc(), &mut out);
     let fields = serde_json::to_string(&Payload::of(&source)).unwrap();
@@ -207,7 +207,8 @@ fn names_by_version() {
 #[test]
 fn what_is_not_known_says_so() {
     check(18, (130, 0x10), b"abc", "rmid: 130");
-    check(13, (10, 0x00), &[1, 0, 0], "not described for this version: 3 bytes of data");
+    check(11, (10, 0x00), &[1, 0, 0], "not described for this version: 3 bytes of data");
+    check(12, (10, 0x00), &[1, 0, 0], "off 1 flags 0x00");
     check(13, (10, 0x50), &[1, 0], "off 1");
     check(11, (0, 0x60), &[0; 26], "not described for this version: 26 bytes of data");
     check(18, (10, 0x00), &[1, 0], "malformed: 2 bytes of data");

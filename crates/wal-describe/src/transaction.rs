@@ -2,11 +2,12 @@
 
 use pg_types::Lsn;
 use serde::{Serialize, Serializer};
-use wal_format::{Reader, RelFileLocator};
+use wal_format::RelFileLocator;
 
+use crate::far::Data;
 use crate::identify::XACT_OPERATION;
 use crate::invalidation::Invalidations;
-use crate::layout::{Field, Items, layout, lossy};
+use crate::layout::{Items, layout, lossy};
 use crate::path::put_path;
 use crate::text::put;
 use crate::{Source, Style, Time, c_string};
@@ -131,11 +132,11 @@ pub struct StatsKey {
 impl<'a> DroppedStats<'a> {
     const NONE: Self = Self::Narrow(Items::none());
 
-    fn read(reader: &mut Reader<'a>, count: i32, major: u32) -> Option<Self> {
+    fn read(data: &mut Data<'a>, count: i32, major: u32) -> Option<Self> {
         Some(if major >= 18 {
-            Self::Wide(Items::read_int(reader, count)?)
+            Self::Wide(data.items(count)?)
         } else {
-            Self::Narrow(Items::read_int(reader, count)?)
+            Self::Narrow(data.items(count)?)
         })
     }
 
@@ -160,11 +161,12 @@ impl<'a> DroppedStats<'a> {
         }
     }
 
-    fn text(&self, label: &str, out: &mut Vec<u8>) {
+    fn text(&self, label: &str, style: &Style<'_>, out: &mut Vec<u8>) {
         if !self.is_empty() {
             put!(out, "; ", label, "dropped stats:");
             for key in self.iter() {
                 put!(out, " ", key.kind, "/", key.database, "/", key.object);
+                style.relieve(out);
             }
         }
     }
@@ -224,20 +226,20 @@ const FORCE_SYNC_COMMIT: u32 = 1 << 31;
 
 impl<'a> Transaction<'a> {
     pub(crate) fn read(source: &Source<'a>) -> Option<Self> {
-        let mut data = Reader::new(source.body.main_data);
+        let mut data = Data::of(source);
         let major = source.version.major();
         Some(match source.header.info & XACT_OPERATION {
             0x00 | 0x30 => Self::Commit(End::read(source, &mut data, true)?),
             0x20 | 0x40 => Self::Abort(End::read(source, &mut data, false)?),
             0x10 => Self::Prepare(Prepare::read(source, &mut data)?),
             0x50 => {
-                let (toplevel, count) = (data.u32()?, i32::read(&mut data)?);
-                let subxacts = Items::read_int(&mut data, count)?;
+                let (toplevel, count) = (data.field()?, data.field()?);
+                let subxacts = data.items(count)?;
                 Self::Assignment { toplevel, subxacts }
             }
             0x60 if major >= 14 => {
-                let count = i32::read(&mut data)?;
-                let messages = Items::read_int(&mut data, count)?;
+                let count = data.field()?;
+                let messages = data.items(count)?;
                 let (database, tablespace, relcache_init_file) = (0, 0, false);
                 Self::Invalidations(Invalidations {
                     database,
@@ -259,6 +261,7 @@ impl<'a> Transaction<'a> {
                 put!(out, "xtop ", *toplevel, ": subxacts:");
                 for xid in subxacts.iter() {
                     put!(out, " ", xid);
+                    style.relieve(out);
                 }
             }
             Self::Invalidations(invalidations) => invalidations.text(style, out),
@@ -269,11 +272,11 @@ impl<'a> Transaction<'a> {
 
 impl<'a> End<'a> {
     /// `commit` has invalidation messages, an abort has none.
-    fn read(source: &Source<'a>, data: &mut Reader<'a>, commit: bool) -> Option<Self> {
+    fn read(source: &Source<'a>, data: &mut Data<'a>, commit: bool) -> Option<Self> {
         let major = source.version.major();
-        let time = Time::read(data)?;
+        let time = data.field()?;
         let has_info = source.header.info & XLOG_XACT_HAS_INFO != 0;
-        let xinfo = if has_info { data.u32()? } else { 0 };
+        let xinfo = if has_info { data.field()? } else { 0 };
         let has = |part: u32| xinfo & part != 0;
         let mut end = Self {
             time,
@@ -291,35 +294,35 @@ impl<'a> End<'a> {
             origin: None,
         };
         if has(HAS_DBINFO) {
-            end.invalidations.database = data.u32()?;
-            end.invalidations.tablespace = data.u32()?;
+            end.invalidations.database = data.field()?;
+            end.invalidations.tablespace = data.field()?;
         }
         if has(HAS_SUBXACTS) {
-            let count = i32::read(data)?;
-            end.subxacts = Items::read_int(data, count)?;
+            let count = data.field()?;
+            end.subxacts = data.items(count)?;
         }
         if has(HAS_RELFILES) {
-            let count = i32::read(data)?;
-            end.relations = Items::read_int(data, count)?;
+            let count = data.field()?;
+            end.relations = data.items(count)?;
         }
         if has(HAS_DROPPED_STATS) && major >= 15 {
-            let count = i32::read(data)?;
+            let count = data.field()?;
             end.dropped_stats = DroppedStats::read(data, count, major)?;
         }
         if has(HAS_INVALS) && commit {
-            let count = i32::read(data)?;
-            end.invalidations.messages = Items::read_int(data, count)?;
+            let count = data.field()?;
+            end.invalidations.messages = data.items(count)?;
         }
         if has(HAS_TWOPHASE) {
-            let xid = data.u32()?;
-            let gid = if has(HAS_GID) { take_c_string(data)? } else { &[] };
+            let xid = data.field()?;
+            let gid = if has(HAS_GID) { data.name()? } else { &[] };
             end.prepared = Some(Prepared { xid, gid });
         }
         if has(HAS_ORIGIN) {
             end.origin = Some(Origin {
                 node: source.body.origin.unwrap_or(0),
-                lsn: Lsn::read(data)?,
-                time: Time::read(data)?,
+                lsn: data.field()?,
+                time: data.field()?,
             });
         }
         Some(end)
@@ -337,12 +340,12 @@ impl<'a> End<'a> {
         }
         style.zone.put(self.time, out);
         relations_text("rels", &self.relations, style, out);
-        subxacts_text(&self.subxacts, out);
+        subxacts_text(&self.subxacts, style, out);
     }
 
     fn commit_text(&self, style: &Style<'_>, out: &mut Vec<u8>) {
         self.begin_text(style, out);
-        self.dropped_stats.text("", out);
+        self.dropped_stats.text("", style, out);
         self.invalidations.text(style, out);
         if self.has(APPLY_FEEDBACK) && style.since(15) {
             put!(out, "; apply_feedback");
@@ -360,7 +363,7 @@ impl<'a> End<'a> {
         if let Some(origin) = self.origin.filter(|_| style.since(15)) {
             origin.text(style, out);
         }
-        self.dropped_stats.text("", out);
+        self.dropped_stats.text("", style, out);
     }
 }
 
@@ -382,63 +385,57 @@ fn relations_text(
         for relation in relations.iter() {
             put!(out, " ");
             put_path(style.version, &relation, 0, out);
+            style.relieve(out);
         }
     }
 }
 
-fn subxacts_text(subxacts: &Items<'_, u32>, out: &mut Vec<u8>) {
+fn subxacts_text(subxacts: &Items<'_, u32>, style: &Style<'_>, out: &mut Vec<u8>) {
     if !subxacts.is_empty() {
         put!(out, "; subxacts:");
         for xid in subxacts.iter() {
             put!(out, " ", xid);
+            style.relieve(out);
         }
     }
 }
 
-/// The bytes up to a zero, which is passed over.
-fn take_c_string<'a>(data: &mut Reader<'a>) -> Option<&'a [u8]> {
-    let len = data.rest().iter().position(|byte| *byte == 0)?;
-    let text = data.take(len)?;
-    data.take(1)?;
-    Some(text)
-}
-
 impl<'a> Prepare<'a> {
-    fn read(source: &Source<'a>, data: &mut Reader<'a>) -> Option<Self> {
+    fn read(source: &Source<'a>, data: &mut Data<'a>) -> Option<Self> {
         let major = source.version.major();
         let all = data.remaining();
         // `magic`, `total_len`
-        data.take(8)?;
-        let (xid, database) = (data.u32()?, data.u32()?);
-        let (time, owner) = (Time::read(data)?, data.u32()?);
-        let subxacts = i32::read(data)?;
-        let (on_commit, on_abort) = (i32::read(data)?, i32::read(data)?);
+        data.skip(8)?;
+        let (xid, database) = (data.field()?, data.field()?);
+        let (time, owner) = (data.field()?, data.field()?);
+        let subxacts = data.field()?;
+        let (on_commit, on_abort) = (data.field()?, data.field()?);
         let (stats_on_commit, stats_on_abort) =
-            if major >= 15 { (i32::read(data)?, i32::read(data)?) } else { (0, 0) };
-        let messages = i32::read(data)?;
-        let relcache_init_file = bool::read(data)?;
-        data.take(1)?;
-        let gid = data.u16()?;
-        let (lsn, origin_time) = (Lsn::read(data)?, Time::read(data)?);
+            if major >= 15 { (data.field()?, data.field()?) } else { (0, 0) };
+        let messages = data.field()?;
+        let relcache_init_file = data.field()?;
+        data.skip(1)?;
+        let gid = data.field::<u16>()?;
+        let (lsn, origin_time) = (data.field()?, data.field()?);
         // Every part begins at a multiple of 8 from the record's start.
-        let align = |data: &mut Reader<'a>| {
+        let align = |data: &mut Data<'a>| {
             let used = all.checked_sub(data.remaining())?;
             let padding = used.next_multiple_of(8).checked_sub(used)?;
-            data.take(padding.min(data.remaining()))
+            data.skip(padding.min(data.remaining()))
         };
         let gid = c_string(data.take(gid.into())?);
         align(data)?;
-        let subxacts = Items::read_int(data, subxacts)?;
+        let subxacts = data.items(subxacts)?;
         align(data)?;
-        let relations_on_commit = Items::read_int(data, on_commit)?;
+        let relations_on_commit = data.items(on_commit)?;
         align(data)?;
-        let relations_on_abort = Items::read_int(data, on_abort)?;
+        let relations_on_abort = data.items(on_abort)?;
         align(data)?;
         let dropped_stats_on_commit = DroppedStats::read(data, stats_on_commit, major)?;
         align(data)?;
         let dropped_stats_on_abort = DroppedStats::read(data, stats_on_abort, major)?;
         align(data)?;
-        let messages = Items::read_int(data, messages)?;
+        let messages = data.items(messages)?;
         let tablespace = 0;
         let node = source.body.origin.filter(|node| *node != 0);
         Some(Self {
@@ -461,9 +458,9 @@ impl<'a> Prepare<'a> {
         style.zone.put(self.time, out);
         relations_text("rels(commit)", &self.relations_on_commit, style, out);
         relations_text("rels(abort)", &self.relations_on_abort, style, out);
-        self.dropped_stats_on_commit.text("commit ", out);
-        self.dropped_stats_on_abort.text("abort ", out);
-        subxacts_text(&self.subxacts, out);
+        self.dropped_stats_on_commit.text("commit ", style, out);
+        self.dropped_stats_on_abort.text("abort ", style, out);
+        subxacts_text(&self.subxacts, style, out);
         self.invalidations.text(style, out);
         if let Some(origin) = self.origin.filter(|_| style.since(15)) {
             origin.text(style, out);

@@ -260,29 +260,8 @@ impl<'a> RecordBody<'a> {
         let mut blocks = recycle(std::mem::take(&mut spare.0));
         let short = || MalformedRecord::Short;
         let mut reader = Reader::new(body);
-        let (mut main_len, mut origin, mut toplevel_xid) = (0, None, None);
-        // What the headers announced so far; the headers end where just this much is left.
-        let mut announced = 0_usize;
-        while reader.remaining().saturating_add(missing) > announced {
-            match reader.u8().ok_or_else(short)? {
-                block_id::ORIGIN => origin = Some(reader.u16().ok_or_else(short)?),
-                block_id::TOPLEVEL_XID => toplevel_xid = Some(reader.u32().ok_or_else(short)?),
-                block_id::DATA_SHORT => {
-                    main_len = usize::from(reader.u8().ok_or_else(short)?);
-                    break;
-                }
-                block_id::DATA_LONG => {
-                    let len = reader.u32().ok_or_else(short)?;
-                    main_len = usize::try_from(len).map_err(|_| MalformedRecord::Short)?;
-                    break;
-                }
-                id => {
-                    let block = block_header(&mut reader, id, blocks.last(), body, version)?;
-                    announced = announced.saturating_add(block.bytes());
-                    blocks.push(block);
-                }
-            }
-        }
+        let headers = Headers::read(&mut reader, missing, version, |block| blocks.push(block))?;
+        let Headers { main_len, origin, toplevel_xid, .. } = headers;
         for block in &mut blocks {
             if let Some(image) = &mut block.image {
                 image.bytes = reader.take(image.bytes.len()).ok_or_else(short)?;
@@ -297,6 +276,33 @@ impl<'a> RecordBody<'a> {
             // Made of its parts here alone: moving a whole one whose parts were just written costs the
             // processor as much as reading them did.
             0 => Ok(Self { blocks, main_data, origin, toplevel_xid }),
+            left => Err(MalformedRecord::Leftover(left)),
+        }
+    }
+
+    /// What [`Self::read_head`] would find wrong, and else the bytes of the record's page images
+    /// (`XLogRecGetLen`): for whoever wants to know no more.
+    ///
+    /// # Errors
+    /// As [`Self::read_head`].
+    #[inline]
+    pub fn image_bytes_of(
+        body: &[u8],
+        missing: usize,
+        version: WalVersion,
+    ) -> Result<u32, MalformedRecord> {
+        let mut reader = Reader::new(body);
+        // At most 33 of at most 64 KiB.
+        let mut image_bytes = 0_usize;
+        let headers = Headers::read(&mut reader, missing, version, |block| {
+            let of_block = block.image.map_or(0, |image| image.bytes.len());
+            image_bytes = image_bytes.saturating_add(of_block);
+        })?;
+        let left = reader.remaining().checked_sub(headers.announced);
+        let there = headers.main_len.checked_sub(missing);
+        let left = left.zip(there).and_then(|(left, there)| left.checked_sub(there));
+        match left.ok_or(MalformedRecord::Short)? {
+            0 => Ok(u32::try_from(image_bytes).unwrap_or(u32::MAX)),
             left => Err(MalformedRecord::Leftover(left)),
         }
     }
@@ -321,13 +327,64 @@ impl BlockReference<'_> {
     }
 }
 
-/// A block's header (`XLogRecordBlockHeader` and what follows it). Its image and data are bytes of
-/// the right number from the body's beginning, until it is known where they lie.
+/// The headers that a body begins with.
+struct Headers {
+    /// How long the main data is.
+    main_len: usize,
+    origin: Option<u16>,
+    toplevel_xid: Option<u32>,
+    /// The bytes of images and data that they announced.
+    announced: usize,
+}
+
+impl Headers {
+    /// Reads them; `take` gets each block's, with the bytes of [`block_header`].
+    #[inline]
+    fn read<'a>(
+        reader: &mut Reader<'a>,
+        missing: usize,
+        version: WalVersion,
+        mut take: impl FnMut(BlockReference<'a>),
+    ) -> Result<Self, MalformedRecord> {
+        let short = || MalformedRecord::Short;
+        let body = reader.rest();
+        let (mut main_len, mut origin, mut toplevel_xid) = (0, None, None);
+        let mut before = None;
+        // The headers end where just what they announced is left.
+        let mut announced = 0_usize;
+        while reader.remaining().saturating_add(missing) > announced {
+            match reader.u8().ok_or_else(short)? {
+                block_id::ORIGIN => origin = Some(reader.u16().ok_or_else(short)?),
+                block_id::TOPLEVEL_XID => toplevel_xid = Some(reader.u32().ok_or_else(short)?),
+                block_id::DATA_SHORT => {
+                    main_len = usize::from(reader.u8().ok_or_else(short)?);
+                    break;
+                }
+                block_id::DATA_LONG => {
+                    let len = reader.u32().ok_or_else(short)?;
+                    main_len = usize::try_from(len).map_err(|_| MalformedRecord::Short)?;
+                    break;
+                }
+                id => {
+                    let block = block_header(reader, id, before, body, version)?;
+                    announced = announced.saturating_add(block.bytes());
+                    before = Some((id, block.locator));
+                    take(block);
+                }
+            }
+        }
+        Ok(Self { main_len, origin, toplevel_xid, announced })
+    }
+}
+
+/// A block's header (`XLogRecordBlockHeader` and what follows it), behind the one of `before`. Its
+/// image and data are bytes of the right number from the body's beginning, until it is known where
+/// they lie.
 #[inline]
 fn block_header<'a>(
     reader: &mut Reader<'a>,
     id: u8,
-    before: Option<&BlockReference<'a>>,
+    before: Option<(u8, RelFileLocator)>,
     body: &'a [u8],
     version: WalVersion,
 ) -> Result<BlockReference<'a>, MalformedRecord> {
@@ -335,7 +392,7 @@ fn block_header<'a>(
     if id > MAX_BLOCK_ID {
         return Err(MalformedRecord::BlockId(id));
     }
-    if before.is_some_and(|before| before.id >= id) {
+    if before.is_some_and(|(before, _)| before >= id) {
         return Err(MalformedRecord::BlockOrder(id));
     }
     let flags = reader.u8().ok_or_else(short)?;
@@ -348,7 +405,7 @@ fn block_header<'a>(
     let image =
         if flags & HAS_IMAGE != 0 { Some(image_header(reader, id, version)?) } else { None };
     let locator = if flags & SAME_REL != 0 {
-        before.ok_or(MalformedRecord::NoRelation(id))?.locator
+        before.ok_or(MalformedRecord::NoRelation(id))?.1
     } else {
         RelFileLocator {
             tablespace: reader.u32().ok_or_else(short)?,
@@ -447,5 +504,32 @@ mod tests {
         read.give_back(&mut spare);
         let again = RecordBody::read_into(&mut spare, &body, version).unwrap();
         assert_eq!(again.blocks.as_ptr().addr(), place);
+    }
+
+    proptest::proptest! {
+        /// The shorter way finds what the longer one finds, at every length of every body.
+        #[test]
+        fn image_bytes_alone_are_refused_for_the_same_reason(
+            mut body in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..90),
+            ids in proptest::collection::vec((0..90_usize, 0..4_u8), 0..3),
+            missing in 0..3_usize,
+            major in 10..=18_u32,
+        ) {
+            for (at, id) in ids {
+                if let Some(byte) = body.get_mut(at) {
+                    *byte = if id == 3 { block_id::DATA_SHORT } else { id };
+                }
+            }
+            let version = WalVersion::from_major(major).unwrap();
+            for len in 0..=body.len() {
+                let read = RecordBody::read_head(
+                    &mut SpareBlocks::default(), &body[..len], missing, version);
+                let images = read.map(|read| {
+                    read.blocks.iter().filter_map(|block| block.image).map(|image| image.bytes.len() as u32).sum()
+                });
+                let short = RecordBody::image_bytes_of(&body[..len], missing, version);
+                proptest::prop_assert_eq!(images, short);
+            }
+        }
     }
 }

@@ -15,6 +15,7 @@ use signal_hook::flag;
 use wal_describe::Zone;
 use wal_format::WalVersion;
 
+use crate::approach::Approach;
 use crate::cli::options::Statistics;
 use crate::cli::words::{Failure, Words};
 use crate::cli::{Options, Parsed, Program};
@@ -85,10 +86,12 @@ impl Run<'_> {
         let version = target.version;
         let make = || Reader::new(target.segments.clone(), version, target.end);
         let mut reader = make();
-        let mut first = self.first_record(options, target, &mut reader)?;
+        let times = Times::of(options);
+        let approach = Approach::of(options, times.as_ref(), target)?;
+        let mut first = self.first_record(options, target, approach.start, &mut reader)?;
         let mut before = Lsn::MAX;
-        if let Some(times) = Times::of(options) {
-            let bounds = times.find(&mut reader, first)?;
+        if let Some(times) = times {
+            let bounds = times.find(&mut reader, first, approach.end)?;
             Bounds { from: first, before } = bounds;
             reader = make();
             reader.begin(first);
@@ -125,14 +128,15 @@ impl Run<'_> {
         self.finish(options, version, ended, stats, makers)
     }
 
-    /// Lets the reader stand before the first record.
+    /// Lets the reader stand before the first record from `start` on.
     fn first_record(
         &self,
         options: &Options,
         target: &Target,
+        start: Lsn,
         reader: &mut Reader,
     ) -> Result<Lsn, Failure> {
-        let (start, version) = (target.start, target.version);
+        let version = target.version;
         let found = reader.try_find_first(start);
         let first = match found {
             Ok(first) => first,
@@ -167,6 +171,8 @@ impl Run<'_> {
     fn jobs(&self, options: &Options, target: &Target, first: Lsn) -> usize {
         /// Below this it isn't worth a thread.
         const LEAST_BYTES: u64 = 1 << 20;
+        /// By default no more: whoever reads the text keeps no more busy, and each takes memory.
+        const MOST_JOBS: usize = 16;
         let in_sequence = options.follow
             || options.limit.is_some()
             || options.save_fullpage.is_some()
@@ -175,7 +181,8 @@ impl Run<'_> {
         if in_sequence || is_short {
             return 1;
         }
-        options.jobs.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from))
+        let cores = || thread::available_parallelism().map_or(1, usize::from);
+        options.jobs.unwrap_or_else(|| cores().min(MOST_JOBS))
     }
 
     /// Shows what was counted, and says why there is no more.

@@ -53,12 +53,6 @@ pub fn put_lsn(lsn: Lsn, out: &mut Vec<u8>) {
     put_hex(low, out);
 }
 
-/// `%02X`
-#[inline]
-pub fn put_hex2(byte: u8, out: &mut Vec<u8>) {
-    out.extend_from_slice(&[digit(u32::from(byte >> 4)), digit(u32::from(byte))]);
-}
-
 #[inline]
 fn put_hex(value: u32, out: &mut Vec<u8>) {
     if value < 16 {
@@ -100,6 +94,5 @@ mod tests {
             let padded = format!("{:X}/{:08X}", value >> 32, value & 0xFFFF_FFFF);
             assert_eq!(text(|out| put_lsn_padded(lsn, out)), padded);
         }
-        assert_eq!(text(|out| put_hex2(0x0A, out)), "0A");
     }
 }

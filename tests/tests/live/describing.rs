@@ -152,7 +152,8 @@ impl Visitor for Lines<'_> {
         let body = RecordBody::read(&self.body, self.version);
         let body = body.unwrap_or_else(|error| panic!("{}: {error}", record.lsn));
         let header = &record.header;
-        let source = Source { version: self.version, lsn: record.lsn, header, body: &body };
+        let source =
+            Source { version: self.version, lsn: record.lsn, header, body: &body, rest: None };
         let name = identify(self.version, header.rmgr, header.info);
         let name = name.must_some(&format!("no name for {header:?}"));
         self.line.clear();

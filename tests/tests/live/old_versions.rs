@@ -1,5 +1,5 @@
 //! PostgreSQL 10 to 13: streaming, restarts, promotions, slots, gaps, log shipping and base backups,
-//! as from 14 on. Their own pg_waldump isn't to be had; the server's files and wal-format's reading stand for
+//! as from 14 on. The packages have no pg_waldump; the server's files and wal-format's reading stand for
 //! it.
 
 use std::fs;

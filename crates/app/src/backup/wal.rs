@@ -123,6 +123,7 @@ impl Wanted<'_> {
             _ => self.stop.lsn,
         };
         let what = Receive {
+            needed: None,
             settings: self.settings.clone(),
             slot: None,
             create_slot: false,

@@ -207,6 +207,10 @@ pub(crate) struct ReceiveArgs {
     /// Serve the archive, too, as `seawall serve --listen` does; several times for several.
     #[arg(long, value_name = "ADDR", conflicts_with = "no_sync")]
     pub(crate) serve: Vec<runtime::Listen>,
+    /// Tell the server what those who are served need of it: a standby with hot_standby_feedback
+    /// keeps rows from being removed there that its queries still see.
+    #[arg(long, requires = "serve")]
+    pub(crate) hot_standby_feedback: bool,
     #[command(flatten)]
     pub(crate) serving: ServingArgs,
     #[command(flatten)]

@@ -4,6 +4,7 @@
 
 use std::fs::{File, TryLockError};
 use std::io::{self, Read};
+use std::os::fd::BorrowedFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -175,5 +176,9 @@ impl ReadAt for OpenFile {
 
     fn len(&self) -> Result<u64, DiskError> {
         Self::len(self)
+    }
+
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        (!self.is_direct()).then(|| self.as_fd())
     }
 }

@@ -10,6 +10,10 @@ use crate::reader::Reader;
 /// Longest startup packet, its length included (`MAX_STARTUP_PACKET_LENGTH`, libpq/pqcomm.h).
 pub const MAX_STARTUP_PACKET: usize = 10_000;
 
+/// What a client begins with that speaks TLS without asking (`sslnegotiation=direct`, 17): a record
+/// of its handshake. No startup packet is so long.
+pub const TLS_HANDSHAKE: u8 = 0x16;
+
 /// Longest message of somebody who hasn't proved who they are (`PG_MAX_SASL_MESSAGE_LENGTH`,
 /// libpq/sasl.h): a SCRAM message has some hundred bytes.
 pub const MAX_LOGIN_BODY: usize = 1024;

@@ -137,6 +137,17 @@ pub(super) fn setting(to: &mut Responses, name: &str, value: &str) {
     to.ready();
 }
 
+/// SHOW ALL
+pub(super) fn settings(to: &mut Responses, settings: impl Iterator<Item = (&'static str, String)>) {
+    to.columns(&["name", "setting", "description"].map(text));
+    for (name, value) in settings {
+        // What they are for isn't described here.
+        to.row(&[Some(name.as_bytes()), Some(value.as_bytes()), None]);
+    }
+    to.complete("SHOW");
+    to.ready();
+}
+
 /// What follows a stream; at a timeline's end, where to go on.
 pub(super) fn streamed(to: &mut Responses, end: Option<EndOfTimeline>) {
     if let Some(end) = end {

@@ -32,6 +32,8 @@ pub struct BackupStart {
     pub suffix: &'static str,
     /// The most that is sent, in kilobytes per second.
     pub max_rate_kb: Option<u32>,
+    /// Whether the client gets the bytes, or is only told how far it is.
+    pub to_client: bool,
 }
 
 /// What comes next of a base backup. What begins has ended when the next begins.
@@ -58,6 +60,7 @@ pub(super) struct Sending {
     version: ServerVersion,
     archives: Vec<BackupArchive>,
     suffix: &'static str,
+    to_client: bool,
     open: Open,
     done: u64,
     reported: Instant,
@@ -79,7 +82,7 @@ impl Sending {
         now: Instant,
         to: &mut Responses,
     ) -> Self {
-        let BackupStart { start, archives, progress, suffix, max_rate_kb } = backup;
+        let BackupStart { start, archives, progress, suffix, max_rate_kb, to_client } = backup;
         point(to, version, start);
         to.columns(&[
             column("spcoid", ColumnType::Oid, version),
@@ -98,7 +101,7 @@ impl Sending {
         }
         let pace = max_rate_kb.map(|rate| Pace::new(rate, now));
         let (open, done) = (Open::Nothing, 0);
-        Self { version, archives, suffix, open, done, reported: now, pace }
+        Self { version, archives, suffix, to_client, open, done, reported: now, pace }
     }
 
     /// Sends what comes next; whether that was all.
@@ -148,7 +151,9 @@ impl Sending {
 
     fn data(&mut self, bytes: &[u8], now: Instant, to: &mut Responses) {
         if !bytes.is_empty() {
-            if is_one_copy(self.version) {
+            if !self.to_client {
+                // It is only told how far it is.
+            } else if is_one_copy(self.version) {
                 to.copy_data_of(kind::DATA, bytes);
             } else {
                 to.copy_data(bytes);

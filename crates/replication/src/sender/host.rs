@@ -54,6 +54,15 @@ impl Host {
         names.filter_map(|name| self.setting(name, settings, user)).collect()
     }
 
+    /// All settings, in the order of their names.
+    pub(super) fn settings(
+        &self,
+        settings: &BTreeMap<String, String>,
+        user: &str,
+    ) -> impl Iterator<Item = (&'static str, String)> {
+        SETTINGS.iter().filter_map(move |(name, ..)| self.setting(name, settings, user))
+    }
+
     /// A setting, by its name in any case: its own spelling, and its value as SHOW gives it.
     pub(super) fn setting(
         &self,
@@ -116,42 +125,70 @@ const REPORTED_SINCE_16: [&str; 15] = [
     "server_encoding",
 ];
 
-/// What SHOW knows: what replication clients ask for, and what is reported at the start. A name,
-/// the first major version that has it, and its value. seawall is a standby without a database:
+/// What SHOW knows: what replication clients and people ask for, and what is reported at the start,
+/// in the order of SHOW ALL. A name, the first major version that has it, and its value. seawall is a standby without a database:
 /// what it can't know of the upstream's is what a standby with default settings has.
-const SETTINGS: [(&str, u32, Value); 32] = [
+const SETTINGS: [(&str, u32, Value); 60] = [
     ("application_name", 0, Value::OrGiven("")),
+    ("archive_command", 0, Value::Is("(disabled)")),
+    ("archive_mode", 0, Value::Is("off")),
     ("block_size", 0, Value::BlockSize),
+    ("bytea_output", 0, Value::OrGiven("hex")),
     ("client_encoding", 0, Value::OrGiven("SQL_ASCII")),
+    ("client_min_messages", 0, Value::OrGiven("notice")),
     ("data_directory_mode", 0, Value::Is("0700")),
     ("DateStyle", 0, Value::OrGiven("ISO, MDY")),
     ("default_transaction_read_only", 0, Value::Is("off")),
+    ("extra_float_digits", 0, Value::OrGiven("1")),
+    ("fsync", 0, Value::Is("on")),
+    ("full_page_writes", 0, Value::Is("on")),
     ("hot_standby", 0, Value::Is("on")),
+    ("hot_standby_feedback", 0, Value::Is("off")),
+    ("idle_session_timeout", 14, Value::OrGiven("0")),
     ("in_hot_standby", 14, Value::Is("on")),
     ("integer_datetimes", 0, Value::Is("on")),
     ("IntervalStyle", 0, Value::OrGiven("postgres")),
     ("is_superuser", 0, Value::Is("off")),
+    ("lock_timeout", 0, Value::OrGiven("0")),
+    ("maintenance_work_mem", 0, Value::OrGiven("64MB")),
+    ("max_connections", 0, Value::Is("100")),
     ("max_replication_slots", 0, Value::Is("100")),
     ("max_slot_wal_keep_size", 13, Value::Is("-1")),
     ("max_wal_senders", 0, Value::Is("100")),
+    ("max_wal_size", 0, Value::Is("1GB")),
+    ("min_wal_size", 0, Value::Is("80MB")),
+    ("primary_conninfo", 12, Value::Is("")),
+    ("primary_slot_name", 12, Value::Is("")),
+    ("recovery_min_apply_delay", 12, Value::Is("0")),
+    ("recovery_target_timeline", 12, Value::Is("latest")),
+    ("restore_command", 12, Value::Is("")),
     ("scram_iterations", 16, Value::Is("4096")),
     ("search_path", 0, Value::OrGiven("\"$user\", public")),
     ("server_encoding", 0, Value::Is("SQL_ASCII")),
     ("server_version", 0, Value::Version),
     ("server_version_num", 0, Value::VersionNumber),
     ("session_authorization", 0, Value::User),
+    ("shared_buffers", 0, Value::Is("128MB")),
     ("ssl", 0, Value::Is("off")),
     ("standard_conforming_strings", 0, Value::OrGiven("on")),
+    ("statement_timeout", 0, Value::OrGiven("0")),
     ("synchronous_commit", 0, Value::Is("on")),
     ("synchronous_standby_names", 0, Value::Is("")),
     ("TimeZone", 0, Value::OrGiven("UTC")),
+    ("track_commit_timestamp", 0, Value::Is("off")),
     ("transaction_read_only", 0, Value::Is("on")),
     ("wal_block_size", 0, Value::BlockSize),
+    ("wal_compression", 0, Value::Is("off")),
     ("wal_keep_size", 13, Value::Is("0")),
     ("wal_level", 0, Value::Is("replica")),
+    ("wal_log_hints", 0, Value::Is("off")),
+    ("wal_receiver_create_temp_slot", 13, Value::Is("off")),
+    ("wal_receiver_status_interval", 0, Value::Is("10s")),
+    ("wal_receiver_timeout", 0, Value::Is("1min")),
+    ("wal_retrieve_retry_interval", 0, Value::Is("5s")),
     ("wal_segment_size", 0, Value::SegmentSize),
     ("wal_sender_timeout", 0, Value::Timeout),
-    ("wal_receiver_status_interval", 0, Value::Is("10s")),
+    ("work_mem", 0, Value::OrGiven("4MB")),
 ];
 
 /// A size in the largest unit that it is a multiple of.
@@ -177,6 +214,11 @@ fn duration(time: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn settings_are_in_the_order_of_their_names() {
+        assert!(SETTINGS.is_sorted_by_key(|(name, ..)| name.to_ascii_lowercase()));
+    }
 
     #[test]
     fn times_and_sizes_as_show_gives_them() {

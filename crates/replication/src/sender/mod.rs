@@ -12,6 +12,7 @@ mod answer;
 mod backup;
 mod host;
 mod lag;
+mod login;
 mod stream;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -26,7 +27,7 @@ use pg_wire::server::frame::{self, ClientMessage, FrameError, MAX_BODY, MAX_LOGI
 use pg_wire::server::grammar::{self, Command};
 use pg_wire::server::response::{Refusal, Responses};
 use pg_wire::server::scram::{self, Exchange, NONCE_LEN};
-use pg_wire::server::startup::{FirstPacket, StartupMessage};
+use pg_wire::server::startup::StartupMessage;
 use pg_wire::stream::EndOfTimeline;
 
 pub use answer::{Answer, SlotAnswer};
@@ -63,8 +64,9 @@ pub enum Login {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Ask {
-    /// Send what is to be sent, and do a TLS handshake; then [`Sender::encrypted`].
-    Tls,
+    /// Send what is to be sent, and do a TLS handshake, of which this has come already; then
+    /// [`Sender::encrypted`].
+    Tls(Vec<u8>),
     /// Look how this user logs in; then [`Sender::login`].
     Login(String),
     /// Do this; then [`Sender::answer`].
@@ -86,8 +88,10 @@ enum State {
         ssl: bool,
         gss: bool,
     },
-    /// Somebody does a TLS handshake.
-    Handshake,
+    /// Somebody does a TLS handshake, which the client asked for or, since 17, just began.
+    Handshake {
+        asked: bool,
+    },
     /// Somebody looks how the user logs in.
     LoggingIn(StartupMessage),
     Sasl(Box<Exchange>, StartupMessage),
@@ -192,11 +196,18 @@ impl Sender {
     }
 
     /// The handshake is done that [`Ask::Tls`] asked for; `end_point` is the hash of our
-    /// certificate, if it has one.
-    pub fn encrypted(&mut self, end_point: Option<Vec<u8>>) {
-        if matches!(self.state, State::Handshake) {
+    /// certificate, if it has one. `has_alpn` says whether the client named the protocol, as one
+    /// that began by itself has to: it might take us for a server of another kind.
+    pub fn encrypted(&mut self, end_point: Option<Vec<u8>>, has_alpn: bool) {
+        let State::Handshake { asked } = self.state else { return };
+        if asked || has_alpn {
             self.end_point = end_point;
             self.state = State::First { ssl: true, gss: true };
+        } else {
+            let note = "received direct SSL connection request without ALPN protocol negotiation \
+                        extension";
+            self.asks.push_back(Ask::Note(note.to_owned()));
+            self.state = State::Closed;
         }
     }
 
@@ -408,7 +419,7 @@ impl Sender {
         while !rest.is_empty() {
             let done = match &self.state {
                 State::First { .. } => self.first_packet(rest),
-                State::Handshake
+                State::Handshake { .. }
                 | State::LoggingIn(_)
                 | State::Working
                 | State::Backup(_)
@@ -431,89 +442,6 @@ impl Sender {
         }
     }
 
-    fn first_packet(&mut self, bytes: &[u8]) -> Result<Option<usize>, FrameError> {
-        let Some((body, len)) = frame::startup_packet(bytes)? else { return Ok(None) };
-        let State::First { ssl, gss } = &mut self.state else { return Ok(None) };
-        let newest = self.host.newest_minor();
-        match FirstPacket::parse(body, newest) {
-            Ok(FirstPacket::Ssl) if !*ssl => {
-                *ssl = true;
-                if self.encryption(bytes.len() > len, "SSL request", self.offers_tls) {
-                    self.state = State::Handshake;
-                    self.asks.push_back(Ask::Tls);
-                }
-            }
-            Ok(FirstPacket::Gss) if !*gss => {
-                *gss = true;
-                self.encryption(bytes.len() > len, "GSSAPI encryption request", false);
-            }
-            Ok(FirstPacket::Cancel { process_id, key }) => {
-                self.asks.push_back(Ask::Cancel { process_id, key });
-                self.state = State::Closed;
-            }
-            Ok(FirstPacket::Startup(startup)) => {
-                if let Err(refusal) = self.startup(startup) {
-                    self.asks.push_back(Ask::Note(refusal.message.clone()));
-                    self.refuse(&refusal);
-                }
-            }
-            Ok(_) => self.refuse(&Refusal::fatal(
-                SqlState::PROTOCOL_VIOLATION,
-                "encryption was asked for, and refused, before",
-            )),
-            Err(refusal) => {
-                self.asks.push_back(Ask::Note(refusal.message.clone()));
-                self.refuse(&refusal);
-            }
-        }
-        Ok(Some(len))
-    }
-
-    /// Says whether there is any, unless somebody has put bytes behind the request.
-    fn encryption(&mut self, more: bool, request: &str, is_there: bool) -> bool {
-        if more {
-            let text = format!("received unencrypted data after {request}");
-            let refusal = Refusal::fatal(SqlState::PROTOCOL_VIOLATION, text).detail(
-                "This could be either a client-software bug or evidence of an attempted \
-                 man-in-the-middle attack.",
-            );
-            self.asks.push_back(Ask::Note(refusal.message.clone()));
-            self.refuse(&refusal);
-            return false;
-        }
-        self.outgoing.plain(if is_there { b'S' } else { b'N' });
-        is_there
-    }
-
-    fn startup(&mut self, startup: StartupMessage) -> Result<(), Refusal> {
-        let user = startup.user()?.to_owned();
-        startup.check_replication()?;
-        let newest = self.host.newest_minor();
-        if startup.minor > newest || !startup.unknown_options.is_empty() {
-            self.outgoing.negotiate(newest.min(startup.minor), &startup.unknown_options);
-        }
-        self.settings = startup.settings();
-        self.user.clone_from(&user);
-        self.asks.push_back(Ask::Login(user));
-        self.state = State::LoggingIn(startup);
-        Ok(())
-    }
-
-    fn logged_in(&mut self, startup: &StartupMessage) {
-        self.outgoing.authentication_ok();
-        for (name, value) in self.host.parameters(&self.settings, &self.user) {
-            self.outgoing.parameter(name, &value);
-        }
-        // Until 3.2 a key has four bytes.
-        let long = startup.minor.min(self.host.newest_minor()) >= 2;
-        let key = self.secrets.cancel_key;
-        let [a, b, c, d, ..] = key;
-        let key: &[u8] = if long { &key } else { &[a, b, c, d] };
-        self.outgoing.backend_key(self.secrets.process_id, key);
-        self.outgoing.ready();
-        self.state = State::Idle { to_sync: false };
-    }
-
     fn message(
         &mut self,
         bytes: &[u8],
@@ -529,40 +457,6 @@ impl Sender {
             _ => {}
         }
         Ok(Some(len))
-    }
-
-    fn in_sasl(
-        &mut self,
-        mut exchange: Box<Exchange>,
-        startup: StartupMessage,
-        message: ClientMessage<'_>,
-    ) {
-        let ClientMessage::Password(body) = message else {
-            if message != ClientMessage::Terminate {
-                let text = "expected SASL response, got another message";
-                self.refuse(&Refusal::fatal(SqlState::PROTOCOL_VIOLATION, text));
-            }
-            return;
-        };
-        match exchange.handle(body) {
-            Ok(scram::Step::Continue(challenge)) => {
-                self.outgoing.authentication_continue(&challenge);
-                self.state = State::Sasl(exchange, startup);
-            }
-            Ok(scram::Step::Success(proof)) => {
-                self.outgoing.authentication_final(&proof);
-                self.logged_in(&startup);
-            }
-            Ok(scram::Step::Failure) => {
-                let text = format!("password authentication failed for user \"{}\"", self.user);
-                self.asks.push_back(Ask::Note(text.clone()));
-                self.refuse(&Refusal::fatal(SqlState::INVALID_PASSWORD, text));
-            }
-            Err(refusal) => {
-                self.asks.push_back(Ask::Note(refusal.message.clone()));
-                self.refuse(&refusal);
-            }
-        }
     }
 
     fn in_idle(&mut self, to_sync: bool, message: ClientMessage<'_>) {
@@ -608,6 +502,10 @@ impl Sender {
 
     fn command(&mut self, text: &str) {
         let refusal = match grammar::parse(text, self.host.version.major()) {
+            Ok(Command::Show(name)) if name.eq_ignore_ascii_case("all") => {
+                let all = self.host.settings(&self.settings, &self.user);
+                return answer::settings(&mut self.outgoing, all);
+            }
             Ok(Command::Show(name)) => match self.host.setting(&name, &self.settings, &self.user) {
                 Some((name, value)) => return answer::setting(&mut self.outgoing, name, &value),
                 None => Refusal::error(

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use pg_types::{Lsn, TimelineId};
+use pg_wire::feedback::{Horizons, HotStandbyFeedback};
 use pg_wire::message::SqlState;
 use pg_wire::server::response::Refusal;
 use pg_wire::stream::{EndOfTimeline, PrimaryKeepalive, StandbyStatusUpdate, XLogDataHeader};
@@ -79,8 +80,8 @@ pub struct Standing {
     pub flush_lag: Option<Duration>,
     /// How long that took.
     pub apply_lag: Option<Duration>,
-    /// The oldest transaction that the client's queries need (hot_standby_feedback); 0 for none.
-    pub xmin: u32,
+    /// What the client's queries need of the primary (hot_standby_feedback).
+    pub horizons: Horizons,
 }
 
 /// What a client's reply comes to.
@@ -134,7 +135,7 @@ impl Stream {
             write_lag: None,
             flush_lag: None,
             apply_lag: None,
-            xmin: 0,
+            horizons: Horizons::NONE,
         };
         Self {
             standing,
@@ -196,13 +197,12 @@ impl Stream {
                 Some(update) => self.update(&update, now),
                 None => violation("insufficient data left in message"),
             },
-            // Its time, xmin and its epoch, and the same of the catalogues'.
-            Some(b'h') => match payload.get(9..13).map(<[u8; 4]>::try_from) {
-                Some(Ok(xmin)) if payload.len() == 25 => {
-                    self.standing.xmin = u32::from_be_bytes(xmin);
+            Some(b'h') => match payload.try_into().ok().and_then(HotStandbyFeedback::parse) {
+                Some(feedback) => {
+                    self.standing.horizons = feedback.horizons;
                     After::Nothing
                 }
-                _ => violation("insufficient data left in message"),
+                None => violation("insufficient data left in message"),
             },
             Some(kind) => After::Unknown(*kind),
         }

@@ -16,6 +16,7 @@ use archive::{
 use disk::Disk;
 use pg_types::{Branch, Lsn, Positions, TimelineId};
 use pg_wire::command::{SlotName, start_replication};
+use pg_wire::feedback::Horizons;
 use pg_wire::message::{ServerMessage, SqlState};
 use pg_wire::settings::ConnectionSettings;
 use replication::{StartFrom, Timing, start_from};
@@ -63,6 +64,8 @@ pub struct Receive {
     pub writer: Options,
     /// Where whoever hands WAL on learns up to where it may be.
     pub tip: TipSender,
+    /// What those to whom it is handed on need of the server, if that is to be told the server.
+    pub needed: Option<watch::Receiver<Horizons>>,
 }
 
 /// What a receiver tells whoever started it. Texts are made where they are shown.
@@ -302,9 +305,9 @@ impl Receiver<'_> {
         let positions = writer.positions();
         let standing = Cell::new(Progress { positions, upstream, acknowledged });
         let settings = &self.here;
-        let tip = &self.what.tip;
+        let what = self.what;
         let mut stream =
-            stream::Streaming::new(&mut link, &mut writer, disk, woken, observer, &standing, tip);
+            stream::Streaming::new(&mut link, &mut writer, disk, woken, observer, &standing, what);
         let result = tokio::select! {
             result = stream.run(shutdown, self.what.end_position, timeline, &begun) => result,
             look = self.guard.watch(settings, &standing) => Err(match look {

@@ -11,12 +11,13 @@ use std::time::{Duration, Instant, SystemTime};
 use archive::Writer;
 use disk::Disk;
 use pg_types::{Lsn, TimelineId};
+use pg_wire::feedback::Horizons;
 use pg_wire::stream::{EndOfTimeline, pg_micros_from_system_time};
 use replication::{Event, Want};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Sleep, sleep_until};
 
-use crate::receive::{Observer, Progress, Report, Shutdown};
+use crate::receive::{Observer, Progress, Receive, Report, Shutdown};
 use crate::tip::{self, TipSender};
 use crate::world;
 use crate::{Ended, Link, SessionError};
@@ -54,6 +55,7 @@ pub(super) struct Streaming<'a> {
     observer: &'a mut dyn Observer,
     standing: &'a Cell<Progress>,
     tip: &'a TipSender,
+    needed: Option<watch::Receiver<Horizons>>,
     last_read: Instant,
     /// How the timeline ended, once it has.
     ended: Option<EndOfTimeline>,
@@ -70,7 +72,7 @@ impl<'a> Streaming<'a> {
         woken: &'a Notify,
         observer: &'a mut dyn Observer,
         standing: &'a Cell<Progress>,
-        tip: &'a TipSender,
+        what: &'a Receive,
     ) -> Self {
         let now = world::now();
         Self {
@@ -80,7 +82,8 @@ impl<'a> Streaming<'a> {
             woken,
             observer,
             standing,
-            tip,
+            tip: &what.tip,
+            needed: what.needed.clone(),
             last_read: now,
             ended: None,
             syncing_since: None,
@@ -178,6 +181,8 @@ impl<'a> Streaming<'a> {
     fn send(&mut self) -> Result<(), SessionError> {
         let time_us = pg_micros_from_system_time(SystemTime::now());
         self.link.connection.send_status(world::now(), time_us);
+        let needed = self.needed.as_mut().map(|needed| *needed.borrow_and_update());
+        self.link.connection.send_feedback(needed.unwrap_or_default(), time_us);
         self.link.transmit()
     }
 
@@ -292,6 +297,16 @@ impl<'a> Streaming<'a> {
             timer.as_mut().reset(deadline);
         }
         let socket = &self.link.socket;
+        let needs = async {
+            // Without anybody who could tell of it, or when that one has ended, nothing comes.
+            match &mut self.needed {
+                Some(needed) => match needed.changed().await {
+                    Ok(()) => {}
+                    Err(_) => std::future::pending().await,
+                },
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             biased;
             result = socket.readable(), if reading => result.map_err(SessionError::Broken)?,
@@ -299,6 +314,7 @@ impl<'a> Streaming<'a> {
             result = socket.writable(), if sending => result.map_err(SessionError::Broken)?,
             _ = shutdown.changed() => {}
             () = timer => {}
+            () = needs => {}
         }
         let now = world::now();
         self.writer.handle_timeout(now, self.disk);

@@ -1,8 +1,9 @@
-//! One client's connection: its socket, its machine, and the WAL that it is sent.
+//! One client's connection: its socket, its machine, and what it is answered.
 //!
 //! A turn reads what the client says, does what the machine asks, and writes until the socket takes
-//! no more; then it waits. A follower that doesn't read has one piece waiting for it, and a few
-//! answers.
+//! no more; then it waits. What takes the disk is done on another thread, and where that is WAL the
+//! whole connection goes there for as long as the socket takes it: a follower that catches up isn't
+//! handed to and fro for each piece.
 
 use std::io;
 use std::sync::Arc;
@@ -13,16 +14,17 @@ use pg_wire::message::SqlState;
 use pg_wire::server::grammar::{BaseBackup, Command};
 use pg_wire::server::response::Refusal;
 use pg_wire::stream::{EndOfTimeline, pg_micros_from_system_time};
-use replication::sender::{Answer, Ask, Piece, Sender};
+use replication::sender::{Answer, Ask, Sender};
 use tokio::sync::watch;
 use tokio::time::sleep_until;
 
 use super::ServeReport;
 use super::commands::{self, Done};
 use super::hub::{Hub, LOGIN_LIMIT, Member, Way, starting_up};
+use super::push::{Pushed, Sending};
 use super::slots::{self, Held};
-use super::source::{LoadError, Loaded, Source, Wanted};
-use crate::outgoing::BackupFeed;
+use super::source::Source;
+use crate::outgoing::{BackupFeed, Given};
 use crate::socket::Socket;
 use crate::stream::Stream;
 use crate::{Shutdown, TipReceiver, world};
@@ -31,48 +33,23 @@ use crate::{Shutdown, TipReceiver, world};
 const INPUT_LEN: usize = 8 << 10;
 /// While so many bytes of answers wait, nothing more is read: whoever asks and doesn't listen waits.
 const MAX_BACKLOG: usize = 64 << 10;
-/// Pieces between two looks at what the client says, and at other connections.
-const PIECES_A_TURN: usize = 8;
-
-/// A piece on its way.
-struct Sending {
-    header: [u8; Piece::HEADER_LEN],
-    piece: Piece,
-    loaded: Arc<Loaded>,
-    sent: usize,
-}
-
-impl Sending {
-    /// What is left of the header and of the WAL.
-    fn rest(&self) -> (&[u8], &[u8]) {
-        let wal = self.loaded.get(&self.piece).unwrap_or_default();
-        let of_wal = self.sent.saturating_sub(self.header.len());
-        let header = self.header.get(self.sent..).unwrap_or_default();
-        (header, wal.get(of_wal..).unwrap_or_default())
-    }
-
-    fn is_done(&self) -> bool {
-        self.sent >= self.header.len() + self.piece.len
-    }
-}
-
 pub(super) struct Connection {
-    hub: Arc<Hub>,
+    pub(super) hub: Arc<Hub>,
     me: Arc<Member>,
-    socket: Socket,
+    pub(super) socket: Socket,
     way: Way,
-    sender: Sender,
-    tip: TipReceiver,
+    pub(super) sender: Sender,
+    pub(super) tip: TipReceiver,
     /// Whether there was an archive when it came.
     is_ready: bool,
     segment_size: SegmentSize,
     login_until: Instant,
     /// Whether it has been told that this one logged in.
     announced: bool,
-    sending: Option<Sending>,
-    source: Option<Arc<Source>>,
+    pub(super) sending: Option<Sending>,
+    pub(super) source: Option<Arc<Source>>,
     /// How the stream's timeline ended, once it has.
-    end: Option<EndOfTimeline>,
+    pub(super) end: Option<EndOfTimeline>,
     slot: Option<Held>,
     /// Whether it made slots that go with it.
     has_temporary: bool,
@@ -114,38 +91,56 @@ impl Connection {
         }
     }
 
-    pub(super) async fn run(mut self, mut shutdown: Shutdown) {
-        // A socket that breaks is a client that went away.
-        _ = self.serve(&mut shutdown).await;
-        self.give_back().await;
-        if self.announced {
-            let (pid, name) = (self.me.pid, self.sender.application_name());
-            self.hub.tell(&ServeReport::Disconnected { pid, name });
+    pub(super) async fn run(self, mut shutdown: Shutdown) {
+        let (hub, me) = (Arc::clone(&self.hub), Arc::clone(&self.me));
+        if let Some(mut this) = Box::new(self).serve(&mut shutdown).await {
+            this.give_back().await;
+            if this.announced {
+                let (pid, name) = (me.pid, this.sender.application_name());
+                hub.tell(&ServeReport::Disconnected { pid, name });
+            }
         }
-        self.hub.leave(&self.me);
+        hub.leave(&me);
     }
 
-    async fn serve(&mut self, shutdown: &mut Shutdown) -> io::Result<()> {
-        let mut stopping = false;
+    /// Serves until the client goes away, or has to: `None` if a thread panicked that had it.
+    async fn serve(self: Box<Self>, shutdown: &mut Shutdown) -> Option<Box<Self>> {
+        let (mut this, mut stopping) = (self, false);
         loop {
-            if *shutdown.borrow() && !std::mem::replace(&mut stopping, true) {
-                self.sender.shut_down();
+            // A socket that breaks is a client that went away.
+            let Ok(more) = this.hear(&mut stopping, shutdown).await else { return Some(this) };
+            let mut pushed = this.push();
+            if matches!(pushed, Ok(Pushed::NeedsDisk)) {
+                let work = blocking(move || {
+                    let pushed = this.push_and_wait();
+                    (this, pushed)
+                });
+                (this, pushed) = work.await?;
             }
-            let more = self.read()?;
-            self.asks().await?;
-            self.follow_tip().await;
-            let blocked = self.write_all().await?;
-            self.show().await;
-            if self.sender.is_closed() && (blocked || !self.has_output()) {
+            let Ok(pushed) = pushed else { return Some(this) };
+            this.show().await;
+            let blocked = pushed == Pushed::Full;
+            if this.sender.is_closed() && (blocked || !this.has_output()) {
                 // Whoever doesn't take the last word doesn't get it.
-                return Ok(());
+                return Some(this);
             }
-            if more || !blocked && self.sender.next_piece().is_some() {
+            if more || pushed == Pushed::Enough {
                 tokio::task::yield_now().await;
-                continue;
+            } else if this.wait(blocked, stopping, shutdown).await.is_err() {
+                return Some(this);
             }
-            self.wait(blocked, stopping, shutdown).await?;
         }
+    }
+
+    /// Takes what the client says, and what others have to say to it; whether there may be more.
+    async fn hear(&mut self, stopping: &mut bool, shutdown: &mut Shutdown) -> io::Result<bool> {
+        if *shutdown.borrow() && !std::mem::replace(stopping, true) {
+            self.sender.shut_down();
+        }
+        let more = self.read()?;
+        self.asks().await?;
+        self.follow_tip().await;
+        Ok(more)
     }
 
     fn has_output(&self) -> bool {
@@ -177,7 +172,7 @@ impl Connection {
     async fn asks(&mut self) -> io::Result<()> {
         while let Some(ask) = self.sender.poll_ask() {
             match ask {
-                Ask::Tls => self.handshake().await?,
+                Ask::Tls(received) => self.handshake(received).await?,
                 Ask::Login(_) if !self.is_ready => self.sender.refuse(&starting_up()),
                 Ask::Login(user) => match self.hub.login(&user, &self.way) {
                     Ok(how) => self.sender.login(how, world::now()),
@@ -203,16 +198,16 @@ impl Connection {
         Ok(())
     }
 
-    /// Has TLS spoken on the socket from now on.
-    async fn handshake(&mut self) -> io::Result<()> {
-        while self.write()? {
+    /// Has TLS spoken on the socket from now on; `received` is what the client has said of it.
+    async fn handshake(&mut self, received: Vec<u8>) -> io::Result<()> {
+        while self.push()? == Pushed::Full {
             self.socket.writable().await?;
         }
         let Some(tls) = self.hub.tls() else { return Err(io::ErrorKind::Unsupported.into()) };
         let socket = std::mem::replace(&mut self.socket, Socket::Closed);
         let Socket::Plain(stream) = socket else { return Err(io::ErrorKind::InvalidInput.into()) };
         let secured = tokio::select! {
-            secured = tls.accept(stream) => secured,
+            secured = tls.accept(stream, received) => secured,
             () = sleep_until(self.login_until.into()) => return Err(io::ErrorKind::TimedOut.into()),
             () = self.me.woken.notified() => return Err(io::ErrorKind::ConnectionAborted.into()),
         };
@@ -223,7 +218,7 @@ impl Connection {
         })?;
         self.socket = Socket::Tls(Box::new(secured.stream));
         self.way = Way::Tls { common_name: secured.common_name };
-        self.sender.encrypted(secured.end_point);
+        self.sender.encrypted(secured.end_point, secured.has_alpn);
         Ok(())
     }
 
@@ -236,7 +231,7 @@ impl Connection {
         self.releases.mark_unchanged();
         let done = blocking(move || commands::run(&hub, &asked, pid)).await;
         let Some(done) = done else { return self.sender.refuse(&internal()) };
-        let answer = match done {
+        let mut answer = match done {
             Done::Answer(answer) => {
                 let is_temporary = matches!(command, Command::CreateSlot { temporary: true, .. });
                 self.has_temporary |= is_temporary;
@@ -251,6 +246,10 @@ impl Connection {
                 return;
             }
         };
+        if let Answer::Stream { start, timeline, end, .. } = &mut answer {
+            self.hub.hold(&self.me, *timeline, *start, self.segment_size);
+            *end = end.filter(|_| !self.me.is_held());
+        }
         self.sender.answer(answer, world::now());
     }
 
@@ -306,81 +305,7 @@ impl Connection {
             }
         }
         if let Some(end) = self.end {
-            self.sender.advance(end.switch_point, Some(end));
-        }
-    }
-
-    /// Writes answers and WAL; whether the socket takes no more now.
-    async fn write_all(&mut self) -> io::Result<bool> {
-        for _ in 0..PIECES_A_TURN {
-            if self.write()? {
-                return Ok(true);
-            }
-            let Some(piece) = self.sender.next_piece() else { return Ok(false) };
-            self.load(piece).await;
-        }
-        self.write()
-    }
-
-    fn write(&mut self) -> io::Result<bool> {
-        loop {
-            if let Some(sending) = &mut self.sending {
-                let (header, wal) = sending.rest();
-                let Some(len) = self.socket.try_write_both(header, wal)? else { return Ok(true) };
-                sending.sent += len;
-                if sending.is_done() {
-                    let piece = sending.piece;
-                    self.sending = None;
-                    self.sender.piece_sent(&piece, world::now());
-                }
-            } else if let Some(bytes) = self.sender.poll_transmit() {
-                let Some(len) = self.socket.try_write(bytes)? else { return Ok(true) };
-                self.sender.transmitted(len);
-            } else {
-                return Ok(false);
-            }
-        }
-    }
-
-    /// Has a piece read, to be sent next.
-    async fn load(&mut self, piece: Piece) {
-        let Some(tip) = *self.tip.borrow() else { return };
-        let wanted = Wanted { piece, end: self.end, tip };
-        let cached = self.source.as_ref().and_then(|source| source.cached(&wanted));
-        let loaded = match cached {
-            Some(loaded) => Ok(loaded),
-            None => self.read_piece(wanted).await,
-        };
-        match loaded {
-            Ok(loaded) => {
-                let time_us = pg_micros_from_system_time(SystemTime::now());
-                let header = self.sender.piece_header(&piece, time_us);
-                self.sending = Some(Sending { header, piece, loaded, sent: 0 });
-            }
-            Err(refusal) => self.sender.fail(&refusal),
-        }
-    }
-
-    async fn read_piece(&mut self, wanted: Wanted) -> Result<Arc<Loaded>, Refusal> {
-        let (hub, current) = (Arc::clone(&self.hub), self.source.take());
-        let read = blocking(move || {
-            let catalogue = hub.catalogue()?;
-            Some(hub.sources.load(&catalogue, &wanted, current.as_ref()))
-        });
-        match read.await.flatten() {
-            Some(Ok((source, loaded))) => {
-                self.source = Some(source);
-                Ok(loaded)
-            }
-            Some(Err(LoadError::Missing(name))) => {
-                let text = format!("requested WAL segment {name} has already been removed");
-                Err(Refusal::error(SqlState::UNDEFINED_FILE, text))
-            }
-            Some(Err(LoadError::Broken(error))) => {
-                self.hub.trouble(&error.to_string());
-                Err(Refusal::error(SqlState::DATA_CORRUPTED, error.to_string()))
-            }
-            None => Err(internal()),
+            self.sender.advance(end.switch_point, self.end.filter(|_| !self.me.is_held()));
         }
     }
 
@@ -388,7 +313,11 @@ impl Connection {
     async fn show(&mut self) {
         let standing = self.sender.standing().copied();
         let in_backup = self.sender.is_in_backup();
+        let before = self.me.horizons();
         self.me.show(|shown| (shown.standing, shown.in_backup) = (standing, in_backup));
+        if self.me.horizons() != before {
+            self.hub.need();
+        }
         let Some(standing) = standing else { return self.end_stream().await };
         let Some(held) = &self.slot else { return };
         // What it says of the future isn't archived yet.
@@ -486,6 +415,9 @@ impl Connection {
             () = timer => {}
             part = fed => given = Some(part),
         }
+        if let Some(begin) = given.as_ref().and_then(Given::begins) {
+            self.me.show(|shown| shown.backup = Some(begin));
+        }
         if let Some((part, feed)) = given.zip(self.feed.as_mut())
             && !feed.hand_over(part, &mut self.sender)
         {
@@ -525,6 +457,6 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     tokio::task::spawn_blocking(work).await.ok()
 }
 
-fn internal() -> Refusal {
+pub(super) fn internal() -> Refusal {
     Refusal::error(SqlState::INTERNAL_ERROR, "something failed that should not have")
 }

@@ -9,7 +9,9 @@ use std::time::Duration;
 use archive::{ArchiveError, Catalogue, Layout};
 use disk::Files;
 use jiff::Timestamp;
-use pg_types::{Geometry, SegmentSize, ServerVersion, SystemId};
+use pg_types::{Geometry, Lsn, SegmentNumber, SegmentSize, ServerVersion, SystemId, TimelineId};
+use pg_wire::base_backup::BackupPoint;
+use pg_wire::feedback::Horizons;
 use pg_wire::message::SqlState;
 use pg_wire::server::Verifier;
 use pg_wire::server::response::Refusal;
@@ -39,6 +41,8 @@ pub(super) struct Hub {
     tls: Mutex<Option<Arc<ServerTls>>>,
     /// How many there are.
     count: watch::Sender<usize>,
+    /// What all of them need of the primary.
+    needed: watch::Sender<Horizons>,
     next_pid: AtomicU32,
     tell: Arc<Tell>,
 }
@@ -54,6 +58,8 @@ pub(super) struct Member {
     logged_in: AtomicBool,
     must_leave: AtomicBool,
     cancelled: AtomicBool,
+    /// The connection whose end it waits for; none is 0.
+    held_by: AtomicU32,
     shown: Mutex<Shown>,
 }
 
@@ -64,6 +70,8 @@ pub(super) struct Shown {
     pub(super) name: String,
     pub(super) slot: Option<String>,
     pub(super) in_backup: bool,
+    /// Where the backup begins that it was given.
+    pub(super) backup: Option<BackupPoint>,
     pub(super) standing: Option<Standing>,
 }
 
@@ -152,9 +160,38 @@ impl Member {
         change(&mut self.shown.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
+    /// Whether both are one client's: its user, its name, and where it comes from.
+    fn is_of_the_same(&self, other: &Self) -> bool {
+        let of = |member: &Self| {
+            let shown = member.shown.lock().unwrap_or_else(PoisonError::into_inner);
+            let host = member.address.rsplit_once(':').map_or("", |(host, _)| host).to_owned();
+            (shown.user.clone(), shown.name.clone(), host)
+        };
+        of(self) == of(other)
+    }
+
+    /// Whether it was given a backup that begins in this segment.
+    fn has_backup(&self, timeline: TimelineId, number: SegmentNumber, size: SegmentSize) -> bool {
+        let shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        let here =
+            |backup: BackupPoint| (backup.timeline, backup.lsn.segment(size)) == (timeline, number);
+        shown.backup.is_some_and(here)
+    }
+
+    /// Whether its stream waits for another connection's end.
+    pub(super) fn is_held(&self) -> bool {
+        self.held_by.load(Ordering::Relaxed) != 0
+    }
+
+    /// What it needs of the primary.
+    pub(super) fn horizons(&self) -> Horizons {
+        let shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        shown.standing.map_or(Horizons::NONE, |standing| standing.horizons)
+    }
+
     fn follower(&self) -> Follower {
         let shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let Shown { user, name, slot, in_backup, standing } = shown;
+        let Shown { user, name, slot, in_backup, standing, .. } = shown;
         let (pid, address, since) = (self.pid, self.address.clone(), self.since);
         Follower { pid, address, since, user, name, slot, in_backup, standing }
     }
@@ -178,6 +215,7 @@ impl Hub {
             members: Mutex::default(),
             tls: Mutex::default(),
             count: watch::Sender::new(0),
+            needed: watch::Sender::new(Horizons::NONE),
             // As the server's: connections after a restart have other numbers, mostly.
             next_pid: AtomicU32::new(std::process::id()),
             tell,
@@ -310,6 +348,7 @@ impl Hub {
             logged_in: AtomicBool::new(false),
             must_leave: AtomicBool::new(false),
             cancelled: AtomicBool::new(false),
+            held_by: AtomicU32::new(0),
             shown: Mutex::default(),
         });
         let mut members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
@@ -332,7 +371,41 @@ impl Hub {
     pub(super) fn leave(&self, member: &Member) {
         let mut members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
         members.remove(&member.pid);
+        for held in members.values() {
+            let (by, none) = (member.pid, 0);
+            let order = Ordering::Relaxed;
+            if held.held_by.compare_exchange(by, none, order, order).is_ok() {
+                held.woken.notify_one();
+            }
+        }
         self.count.send_replace(members.len());
+        drop(members);
+        self.need();
+    }
+
+    /// What the followers need of the primary.
+    pub(super) fn needed(&self) -> watch::Receiver<Horizons> {
+        self.needed.subscribe()
+    }
+
+    /// Sums up what followers need: one of them needs something else now, or has gone.
+    pub(super) fn need(&self) {
+        let members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = members.values().map(|member| member.horizons());
+        let all = all.fold(Horizons::NONE, Horizons::and);
+        self.needed.send_if_modified(|needed| std::mem::replace(needed, all) != all);
+    }
+
+    /// A stream begins with this segment. If it is the WAL of a backup that its client is given on
+    /// another connection, it isn't led to another timeline for as long as that one is there: the
+    /// client would stop somewhere on the new one, and have the beginning of a file that no server
+    /// starts with.
+    pub(super) fn hold(&self, me: &Member, timeline: TimelineId, at: Lsn, size: SegmentSize) {
+        let members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
+        let others = members.values().filter(|other| other.pid != me.pid);
+        let mut backups = others.filter(|other| other.has_backup(timeline, at.segment(size), size));
+        let by = backups.find(|other| other.is_of_the_same(me)).map_or(0, |other| other.pid);
+        me.held_by.store(by, Ordering::Relaxed);
     }
 
     /// Cancels what a connection does, for somebody who knows its key.

@@ -14,6 +14,8 @@ mod commands;
 mod connection;
 mod hub;
 mod listen;
+mod proved;
+mod push;
 mod slots;
 mod source;
 
@@ -25,7 +27,9 @@ use std::time::Duration;
 use archive::{ArchiveError, Slots};
 use disk::Files;
 use pg_types::{Lsn, TimelineId};
+use pg_wire::feedback::Horizons;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use self::connection::Connection;
@@ -209,6 +213,12 @@ impl Server {
     #[must_use]
     pub fn watcher(&self) -> Watcher {
         Watcher::new(Arc::clone(&self.hub))
+    }
+
+    /// What the followers need of the primary, together (hot_standby_feedback).
+    #[must_use]
+    pub fn needed(&self) -> watch::Receiver<Horizons> {
+        self.hub.needed()
     }
 
     /// Serves until it is stopped; then clients get what is left, if they take it soon.

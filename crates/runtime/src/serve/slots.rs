@@ -161,9 +161,12 @@ impl Table {
             return Err(in_use(name, other));
         }
         if let Some(why) = &entry.slot.lost {
-            let text = format!("can no longer get changes from replication slot \"{name}\"");
+            // As 18 says it; older servers find the WAL missing.
+            let text = format!("can no longer access replication slot \"{name}\"");
+            let detail = "This replication slot has been invalidated due to \"wal_removed\".";
             return Err(Refusal::error(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, text)
-                .detail(format!("This slot has been invalidated: {why}.")));
+                .detail(detail)
+                .hint(format!("It was let go since {why}.")));
         }
         entry.active = Some(pid);
         let (timeline, saved) = entry.slot.restart.unwrap_or((TimelineId::FIRST, Lsn::INVALID));

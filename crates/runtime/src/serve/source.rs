@@ -1,10 +1,12 @@
 //! Segments that followers read: one reader for all who are in the same one, with what proves its
-//! bytes as they pass, and the piece that was read last.
+//! bytes, and the piece that was read last.
 //!
-//! Whoever is ahead of the others feeds the proof. Followers at the same place cost one read.
+//! Whoever is ahead of the others feeds the proof. What is proved goes from the file to a follower's
+//! socket without coming here, if both can; otherwise followers at the same place cost one read.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use archive::{ArchiveError, Catalogue, Proof, Reader};
@@ -13,10 +15,13 @@ use pg_types::{Lsn, SegmentNumber, TimelineId, WalFileName};
 use pg_wire::stream::EndOfTimeline;
 use replication::sender::Piece;
 
+use super::proved::{Proved, State};
 use crate::Tip;
 
 /// What is read to feed a proof that begins before the first piece that is wanted.
 const GAP_LEN: usize = 256 << 10;
+/// Less than this is sent as it was read: the live tail, which others want as well.
+const MIN_FROM_FILE: usize = 32 << 10;
 
 /// Why a piece can't be had.
 #[derive(Debug)]
@@ -55,6 +60,15 @@ impl Loaded {
     }
 }
 
+/// A piece that is proved, and may be sent.
+#[derive(Clone)]
+pub(super) enum Content {
+    /// It was read.
+    Read(Arc<Loaded>),
+    /// It is in the segment's file, at this offset.
+    InFile(Arc<Source>, u64),
+}
+
 /// A file, as it was opened in a session of the receiver: a later one may have another in its place.
 type Key = (TimelineId, SegmentNumber, u64);
 
@@ -66,20 +80,26 @@ pub(super) struct Source {
     is_growing: bool,
     /// Its proof ended: it is never read again.
     failed: AtomicBool,
+    reader: Reader,
+    /// As it was opened, if it was sealed, and until it is known to hold.
+    state: Mutex<Option<State>>,
+    /// Bytes of it that are proved.
+    proved: AtomicU64,
     open: Mutex<Open>,
 }
 
 struct Open {
-    reader: Reader,
-    proof: Proof,
-    /// Bytes of the segment that the proof has seen.
-    proved: u64,
+    /// `None` if it is all proved already.
+    proof: Option<Proof>,
     last: Option<Arc<Loaded>>,
 }
 
-/// The segments that somebody reads.
+/// The segments that somebody reads, and those that needn't be proved again.
 #[derive(Default)]
-pub(super) struct Sources(Mutex<BTreeMap<Key, Weak<Source>>>);
+pub(super) struct Sources {
+    read: Mutex<BTreeMap<Key, Weak<Source>>>,
+    proved: Proved,
+}
 
 /// What is to be read, and what decides from where.
 #[derive(Clone, Copy, Debug)]
@@ -88,6 +108,8 @@ pub(super) struct Wanted {
     /// How the stream's timeline ended, if it has.
     pub(super) end: Option<EndOfTimeline>,
     pub(super) tip: Tip,
+    /// Whether a file's bytes can be sent as they are.
+    pub(super) takes_files: bool,
 }
 
 impl Wanted {
@@ -105,75 +127,107 @@ impl Wanted {
 
 impl Source {
     /// The piece, if it is what was read last and nobody reads just now.
-    pub(super) fn cached(&self, wanted: &Wanted) -> Option<Arc<Loaded>> {
+    pub(super) fn cached(&self, wanted: &Wanted) -> Option<Content> {
         let (timeline, _, session) = self.key;
         if timeline != wanted.piece.timeline || session != wanted.tip.session {
             return None;
         }
         let open = self.open.try_lock().ok()?;
-        open.last.as_ref().filter(|last| last.get(&wanted.piece).is_some()).cloned()
+        let last = open.last.as_ref().filter(|last| last.get(&wanted.piece).is_some());
+        last.map(|last| Content::Read(Arc::clone(last)))
     }
 
-    /// Reads a piece, and proves it. `None` if the file ends before it does.
-    fn load(&self, piece: &Piece) -> Result<Option<Arc<Loaded>>, ArchiveError> {
+    /// What the system sends its bytes from.
+    pub(super) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.reader.descriptor()
+    }
+
+    fn proved(&self) -> u64 {
+        self.proved.load(Ordering::Acquire)
+    }
+
+    /// A piece, once it is proved. `None` if the file ends before it does.
+    fn load(self: &Arc<Self>, wanted: &Wanted) -> Result<Option<Content>, ArchiveError> {
+        let piece = &wanted.piece;
+        let offset = piece.at.saturating_since(self.start);
+        let from_file =
+            wanted.takes_files && piece.len >= MIN_FROM_FILE && self.descriptor().is_some();
+        let in_file = || Some(Content::InFile(Arc::clone(self), offset));
+        if from_file && offset.saturating_add(piece.len as u64) <= self.proved() {
+            return Ok(in_file());
+        }
+        let read = self.read(piece, offset)?;
+        Ok(if from_file && read.is_some() { in_file() } else { read.map(Content::Read) })
+    }
+
+    /// Reads a piece, and proves what isn't proved yet.
+    fn read(&self, piece: &Piece, offset: u64) -> Result<Option<Arc<Loaded>>, ArchiveError> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(last) = open.last.as_ref().filter(|last| last.get(piece).is_some()) {
             return Ok(Some(Arc::clone(last)));
         }
-        let offset = piece.at.saturating_since(self.start);
-        open.prove_up_to(offset)?;
+        self.prove_up_to(offset, &mut open)?;
         let capacity = piece.len.next_multiple_of(BLOCK);
         // A buffer that nobody has any more is used again.
         let spare = open.last.take().and_then(Arc::into_inner).map(|last| last.bytes);
         let spare = spare.filter(|spare| spare.capacity() == capacity);
         let mut bytes = spare.unwrap_or_else(|| AlignedBuf::zeroed(capacity));
-        let len = open.reader.read_at(offset, &mut bytes)?.min(piece.len);
+        let len = self.reader.read_at(offset, &mut bytes)?.min(piece.len);
         if len < piece.len {
             return Ok(None);
         }
-        let unseen = usize::try_from(open.proved.saturating_sub(offset)).unwrap_or(usize::MAX);
+        let unseen = usize::try_from(self.proved().saturating_sub(offset)).unwrap_or(usize::MAX);
         if let Some(unseen) = bytes.get(unseen..len).filter(|unseen| !unseen.is_empty()) {
-            open.feed(unseen)?;
+            self.feed(unseen, &mut open)?;
         }
         let loaded = Arc::new(Loaded { at: piece.at, len, bytes });
         open.last = Some(Arc::clone(&loaded));
         Ok(Some(loaded))
     }
-}
 
-impl Open {
-    fn feed(&mut self, bytes: &[u8]) -> Result<(), ArchiveError> {
-        self.proof.feed(bytes)?;
-        self.proved += bytes.len() as u64;
+    fn feed(&self, bytes: &[u8], open: &mut Open) -> Result<(), ArchiveError> {
+        if let Some(proof) = &mut open.proof {
+            proof.feed(bytes)?;
+        }
+        self.proved.fetch_add(bytes.len() as u64, Ordering::Release);
         Ok(())
     }
 
     /// Has the proof see what is before `offset`.
-    fn prove_up_to(&mut self, offset: u64) -> Result<(), ArchiveError> {
-        if self.proved >= offset {
+    fn prove_up_to(&self, offset: u64, open: &mut Open) -> Result<(), ArchiveError> {
+        if self.proved() >= offset {
             return Ok(());
         }
         let mut buf = AlignedBuf::zeroed(GAP_LEN);
-        while self.proved < offset {
-            let left = usize::try_from(offset - self.proved).unwrap_or(usize::MAX);
-            let len = self.reader.read_at(self.proved, &mut buf)?.min(left);
+        while self.proved() < offset {
+            let left = usize::try_from(offset - self.proved()).unwrap_or(usize::MAX);
+            let len = self.reader.read_at(self.proved(), &mut buf)?.min(left);
             match buf.get(..len).filter(|read| !read.is_empty()) {
-                Some(read) => self.feed(read)?,
+                Some(read) => self.feed(read, open)?,
                 None => return Ok(()),
             }
         }
         Ok(())
     }
+
+    /// Once all of it is proved: as it was before and after, which is said once.
+    fn take_state(&self) -> Option<State> {
+        if self.proved() < self.reader.len() {
+            return None;
+        }
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner).take();
+        state.filter(|state| State::of(&self.reader).as_ref() == Some(state))
+    }
 }
 
 impl Sources {
-    /// Reads a piece; `current` is where the follower read before. It takes the disk.
+    /// Has a piece proved; `current` is where the follower read before. It takes the disk.
     pub(super) fn load(
         &self,
         catalogue: &Catalogue,
         wanted: &Wanted,
         current: Option<&Arc<Source>>,
-    ) -> Result<(Arc<Source>, Arc<Loaded>), LoadError> {
+    ) -> Result<(Arc<Source>, Content), LoadError> {
         let layout = catalogue.layout();
         let number = wanted.piece.at.segment(layout.segment_size);
         let mut found = None;
@@ -184,8 +238,13 @@ impl Sources {
                 None => self.open(catalogue, key, &wanted.tip)?,
             };
             let Some(source) = source else { continue };
-            match source.load(&wanted.piece) {
-                Ok(Some(loaded)) => return Ok((source, loaded)),
+            match source.load(wanted) {
+                Ok(Some(content)) => {
+                    if let Some(state) = source.take_state() {
+                        self.proved.add(timeline, number, state);
+                    }
+                    return Ok((source, content));
+                }
                 Ok(None) => {}
                 Err(error) => {
                     source.failed.store(true, Ordering::Relaxed);
@@ -210,7 +269,7 @@ impl Sources {
     ) -> Result<Option<Arc<Source>>, ArchiveError> {
         let (timeline, number, _) = key;
         let known = || {
-            let mut sources = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut sources = self.read.lock().unwrap_or_else(PoisonError::into_inner);
             sources.retain(|_, source| source.strong_count() > 0);
             let source = sources.get(&key).and_then(Weak::upgrade);
             source.filter(|source| !source.failed.load(Ordering::Relaxed))
@@ -220,12 +279,23 @@ impl Sources {
         }
         let Some(reader) = open_file(catalogue, timeline, number, tip)? else { return Ok(None) };
         let is_growing = reader.path() == catalogue.layout().partial(timeline, number);
-        let proof = catalogue.prove(&reader)?;
-        let open = Mutex::new(Open { reader, proof, proved: 0, last: None });
-        let start = number.start(catalogue.layout().segment_size);
-        let failed = AtomicBool::new(false);
-        let source = Arc::new(Source { key, start, is_growing, failed, open });
-        let mut sources = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = if is_growing { None } else { State::of(&reader) };
+        let is_proved = state.is_some_and(|state| self.proved.holds(timeline, number, state));
+        let (proof, proved) = match is_proved {
+            true => (None, reader.len()),
+            false => (Some(catalogue.prove(&reader)?), 0),
+        };
+        let source = Arc::new(Source {
+            key,
+            start: number.start(catalogue.layout().segment_size),
+            is_growing,
+            failed: AtomicBool::new(false),
+            reader,
+            state: Mutex::new(state.filter(|_| !is_proved)),
+            proved: AtomicU64::new(proved),
+            open: Mutex::new(Open { proof, last: None }),
+        });
+        let mut sources = self.read.lock().unwrap_or_else(PoisonError::into_inner);
         sources.insert(key, Arc::downgrade(&source));
         Ok(Some(source))
     }

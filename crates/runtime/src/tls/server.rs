@@ -27,6 +27,8 @@ pub(crate) struct Secured {
     pub(crate) stream: TlsStream,
     /// The hash of our certificate, which SCRAM is bound to.
     pub(crate) end_point: Option<Vec<u8>>,
+    /// Whether the client named the protocol that it wants to speak.
+    pub(crate) has_alpn: bool,
     /// The common name in the client's certificate, which was verified.
     pub(crate) common_name: Option<String>,
 }
@@ -66,12 +68,17 @@ impl ServerTls {
         Ok(Self { config: Arc::new(config), end_point })
     }
 
-    /// Does a handshake.
+    /// Does a handshake, of which `received` was read already.
     ///
     /// # Errors
     /// If it fails.
-    pub(crate) async fn accept(&self, stream: Stream) -> Result<Secured, TlsError> {
-        let stream = TlsStream::accept(stream, Arc::clone(&self.config)).await?;
+    pub(crate) async fn accept(
+        &self,
+        stream: Stream,
+        received: Vec<u8>,
+    ) -> Result<Secured, TlsError> {
+        let stream = TlsStream::accept(stream, Arc::clone(&self.config), received).await?;
+        let has_alpn = stream.has_alpn();
         let shown = stream.peer_certificate().map(Certificate::parse);
         let common_name = match shown {
             None => None,
@@ -80,6 +87,6 @@ impl ServerTls {
                 name::common_name(&certificate)
             }
         };
-        Ok(Secured { stream, end_point: self.end_point.clone(), common_name })
+        Ok(Secured { stream, end_point: self.end_point.clone(), has_alpn, common_name })
     }
 }

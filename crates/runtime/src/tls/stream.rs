@@ -61,14 +61,18 @@ impl TlsStream {
         Ok((this, channel))
     }
 
-    /// Does the handshake as the server.
+    /// Does the handshake as the server; `received` was read already.
     pub(super) async fn accept(
         stream: Stream,
         config: Arc<ServerConfig>,
+        mut received: Vec<u8>,
     ) -> Result<Self, TlsError> {
         let handshake = |error: rustls::Error| TlsError::Handshake(error.to_string());
         let connection = ServerConnection::new(config).map_err(handshake)?;
         let mut this = Self::new(stream, connection.into());
+        this.to = received.len();
+        received.resize(INPUT_LEN.max(this.to), 0);
+        this.input = received;
         match this.handshake().await {
             Ok(()) => Ok(this),
             Err(error) => Err(match error.get_ref().and_then(|inner| inner.downcast_ref()) {

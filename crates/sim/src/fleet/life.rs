@@ -518,6 +518,7 @@ fn receive(seed: u64) -> Result<Receive, Violation> {
         ConnectionSettings::resolve(&inputs).map_err(|error| Violation::new(error.to_string()))?;
     let buffer_bytes = [16 << 10, 64 << 10, 256 << 10][(seed % 3) as usize];
     Ok(Receive {
+        needed: None,
         settings,
         slot: SlotName::new("s").ok(),
         create_slot: true,

@@ -41,7 +41,7 @@ const OWN_OPTIONS: &str = "
 Beyond pg_waldump:
   -A, --archive=DIR      read an archive of seawall's; starts at its first segment
                          and follows the newest timeline unless told otherwise
-  -j, --jobs=N           threads (default: one a core); the output is the same
+  -j, --jobs=N           threads (default: one a core, 16 at most); same output
   --json                 an object a line for each record, every field typed
   --from-time=TIME       begin behind the last commit or abort before TIME
   --to-time=TIME         end before the first commit or abort later than TIME,

@@ -19,9 +19,9 @@ pub struct Bounds {
 /// What was asked for of times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Times {
-    from: Option<TimestampTz>,
-    to: Option<TimestampTz>,
-    at: Option<TimestampTz>,
+    pub(crate) from: Option<TimestampTz>,
+    pub(crate) to: Option<TimestampTz>,
+    pub(crate) at: Option<TimestampTz>,
 }
 
 /// When a transaction ended (`xact_time` of `xl_xact_commit` and `xl_xact_abort`,
@@ -46,11 +46,12 @@ impl Times {
         any.then_some(Self { from: from_time, to: to_time, at: at_time })
     }
 
-    /// Reads from where the reader stands until it is known.
+    /// Reads from where the reader stands until it is known. Nothing that is later than `to` starts
+    /// before `end`, which needn't be read for it.
     ///
     /// # Errors
     /// If there is nothing to show, or a file can't be read.
-    pub fn find(self, reader: &mut Reader, first: Lsn) -> Result<Bounds, Failure> {
+    pub fn find(self, reader: &mut Reader, first: Lsn, end: Lsn) -> Result<Bounds, Failure> {
         let mut search = Search {
             times: self,
             bounds: Bounds { from: first, before: Lsn::MAX },
@@ -60,7 +61,9 @@ impl Times {
         };
         let mut spare = SpareBlocks::default();
         loop {
-            match reader.next_record() {
+            let skips = search.begun && self.at.is_none() && reader.standing().next < end;
+            let begun = if skips { reader.start_at(end).map(drop) } else { Ok(()) };
+            match begun.and_then(|()| reader.next_record()) {
                 Ok(()) => {}
                 // A file that isn't there is where this log ends, as far as times go.
                 Err(Stop::End | Stop::Invalid(_) | Stop::Files(FileTrouble::Open { .. })) => break,

@@ -38,30 +38,43 @@ impl Filter {
         }
     }
 
+    /// Whether headers alone tell which records are taken.
+    #[must_use]
+    pub fn is_by_header(&self) -> bool {
+        !self.is_by_block() && !self.fullpage
+    }
+
+    fn is_by_block(&self) -> bool {
+        self.relation.is_some() || self.block.is_some() || self.fork.is_some()
+    }
+
     /// Whether a record is taken.
     #[inline]
     #[must_use]
     pub fn takes(&self, header: &RecordHeader, body: &RecordBody<'_>) -> bool {
+        self.takes_header(header) && self.takes_blocks(body)
+    }
+
+    /// Whether a record may be taken; it is if [`Self::is_by_header`].
+    #[inline]
+    #[must_use]
+    pub fn takes_header(&self, header: &RecordHeader) -> bool {
         if let Some(rmgrs) = &self.rmgrs
             && !rmgrs.get(usize::from(header.rmgr.0)).copied().unwrap_or(false)
         {
             return false;
         }
-        if self.xid.is_some_and(|xid| xid != header.xid) {
-            return false;
-        }
-        self.takes_blocks(body)
+        self.xid.is_none_or(|xid| xid == header.xid)
     }
 
     fn takes_blocks(&self, body: &RecordBody<'_>) -> bool {
-        let by_block = self.relation.is_some() || self.block.is_some() || self.fork.is_some();
         let mut blocks = body.blocks.iter();
         let matches = |block: &wal_format::BlockReference<'_>| {
             self.fork.is_none_or(|fork| fork == block.fork)
                 && self.relation.is_none_or(|relation| relation == block.locator)
                 && self.block.is_none_or(|number| number == block.block)
         };
-        if by_block && !blocks.any(matches) {
+        if self.is_by_block() && !blocks.any(matches) {
             return false;
         }
         !self.fullpage || body.blocks.iter().any(|block| block.image.is_some())

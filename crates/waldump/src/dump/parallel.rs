@@ -7,8 +7,8 @@
 //! broken WAL and crashed servers do, the unit is read again from where the one before ended, as
 //! one thread would read it.
 //!
-//! Bounded: a thread that has made [`PARK_BYTES`] of text waits for its turn, and then writes as
-//! it goes.
+//! Bounded: a thread that has made its part of [`PARKED_BYTES`] of text waits for its turn, and
+//! then writes as it goes.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -29,14 +29,18 @@ const UNIT_BYTES: u64 = 512 << 10;
 /// The same where no text is made, and sums are added up for each.
 const COUNTED_UNIT_BYTES: u64 = 4 << 20;
 
-/// Text that a thread keeps for its turn.
-const PARK_BYTES: usize = 4 << 20;
+/// Text that all threads together keep for their turns, and one at the most: the text of a unit,
+/// nearly always.
+const PARKED_BYTES: usize = 32 << 20;
+const MOST_PARKED_BYTES: usize = 4 << 20;
 
 /// What the threads share.
 struct Shared<'a> {
     state: Mutex<State>,
     turned: Condvar,
     next_unit: AtomicU64,
+    /// How much text a thread keeps for its turn.
+    park_bytes: usize,
     stdout: &'a Stdout,
 }
 
@@ -77,6 +81,7 @@ pub fn parallel(
         state: Mutex::new(state),
         turned: Condvar::new(),
         next_unit: AtomicU64::new(0),
+        park_bytes: MOST_PARKED_BYTES.min(PARKED_BYTES / jobs.max(1)),
         stdout,
     };
     thread::scope(|scope| {
@@ -217,7 +222,7 @@ impl Turn<'_> {
 impl Sink for Turn<'_> {
     fn drain(&mut self, text: &mut Vec<u8>, first: Option<(Lsn, Lsn)>) -> Result<(), End> {
         if !self.holds {
-            if text.len() < PARK_BYTES {
+            if text.len() < self.shared.park_bytes {
                 return Ok(());
             }
             let Some(before) = self.shared.wait(self.unit) else { return Err(End::Enough) };

@@ -1,26 +1,28 @@
 //! What is made of each record.
 
+use std::cell::OnceCell;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use pg_types::Lsn;
-use wal_describe::Source;
-use wal_format::{RecordBody, RmgrId, SpareBlocks};
+use wal_describe::far::Rest;
+use wal_describe::{Source, describe_long};
+use wal_format::{MalformedRecord, RecordBody, SpareBlocks};
 
 use super::output::{PIECE_BYTES, Sink};
 use super::{End, Filter};
 use crate::cli::options::{Options, Top};
-use crate::read::reader::{Found, Reader};
+use crate::read::again::Again;
+use crate::read::reader::Reader;
 use crate::show::images::{self, Of};
 use crate::show::line::{self, Style};
-use crate::show::message::{self, Opening};
 use crate::show::stats::Stats;
 use crate::show::top::Makers;
 use crate::show::{image_bytes, json};
 
 /// Beyond this a buffer isn't kept for the next record's text.
-const KEPT_BYTES: usize = 8 << 20;
+const KEPT_BYTES: usize = 5 << 20;
 
 /// What is made of records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +76,8 @@ pub struct Config {
 #[derive(Debug)]
 pub struct Taker<'a> {
     config: &'a Config,
+    /// Whether records are only counted, for which their blocks needn't be put together.
+    counts: bool,
     spare: SpareBlocks,
     /// Text that isn't written yet.
     pub text: Vec<u8>,
@@ -96,7 +100,10 @@ impl<'a> Taker<'a> {
             _ => None,
         };
         let (spare, text) = (SpareBlocks::default(), Vec::new());
-        Self { config, spare, text, stats, makers, taken: 0, first: None }
+        let counts = matches!(config.mode, Mode::Quiet | Mode::Stats)
+            && config.filter.is_by_header()
+            && config.save.is_none();
+        Self { config, counts, spare, text, stats, makers, taken: 0, first: None }
     }
 
     /// Forgets what was made of records.
@@ -122,6 +129,7 @@ impl<'a> Taker<'a> {
     /// # Errors
     /// Why there is none before `until`.
     pub fn run(&mut self, reader: &mut Reader, until: Lsn, sink: &mut dyn Sink) -> Result<(), End> {
+        reader.expect_until(until);
         while reader.standing().next < until {
             if self.config.interrupted.load(Ordering::Relaxed) {
                 return Err(End::Enough);
@@ -140,13 +148,24 @@ impl<'a> Taker<'a> {
         if found.lsn >= self.config.before {
             return Err(End::Enough);
         }
+        if self.counts {
+            return match self.count(reader) {
+                Ok(()) => self.is_enough(),
+                Err(how) => Err(reader.malformed(before, how).into()),
+            };
+        }
         // Not moved out of the result: that costs as much as taking a small record apart.
         let decoded = reader.decode(&mut self.spare);
-        let streamed = match &decoded {
+        let takes = match &decoded {
             Ok(body) => {
                 self.first.get_or_insert((found.lsn, found.header.prev));
                 let takes = self.config.filter.takes(&found.header, body);
-                takes.then(|| self.take(reader, body)).transpose()?
+                if takes && reader.missing() > 0 {
+                    self.take_long(reader, body, sink)?;
+                } else if takes {
+                    self.take(reader, body)?;
+                }
+                takes
             }
             Err(how) => {
                 let how = *how;
@@ -156,34 +175,47 @@ impl<'a> Taker<'a> {
         if let Ok(body) = decoded {
             body.give_back(&mut self.spare);
         }
-        let Some(streamed) = streamed else { return Ok(()) };
-        if let Some(opening) = streamed {
-            self.stream(reader, &opening, sink)?;
+        if !takes {
+            return Ok(());
         }
         if self.text.len() >= PIECE_BYTES {
             sink.drain(&mut self.text, self.first)?;
         }
         self.taken = self.taken.saturating_add(1);
+        self.is_enough()
+    }
+
+    /// Whether as many were taken as were asked for.
+    #[inline]
+    fn is_enough(&self) -> Result<(), End> {
         match self.config.limit {
             Some(limit) if self.taken >= limit => Err(End::Enough),
             _ => Ok(()),
         }
     }
 
-    /// Makes of a record what is asked for; what is left to be streamed of a message that isn't
-    /// there as a whole.
-    fn take(&mut self, reader: &Reader, body: &RecordBody<'_>) -> Result<Option<Opening>, End> {
+    /// Counts a record, if it passes the filter.
+    #[inline]
+    fn count(&mut self, reader: &Reader) -> Result<(), MalformedRecord> {
+        let found = reader.found();
+        let image_bytes = reader.image_bytes()?;
+        self.first.get_or_insert((found.lsn, found.header.prev));
+        if self.config.filter.takes_header(&found.header) {
+            if let Some(stats) = &mut self.stats {
+                stats.record(&found.header, image_bytes, found.end);
+            }
+            self.taken = self.taken.saturating_add(1);
+        }
+        Ok(())
+    }
+
+    /// Makes of a record what is asked for.
+    fn take(&mut self, reader: &Reader, body: &RecordBody<'_>) -> Result<(), End> {
         let (version, found) = (reader.version(), reader.found());
         let header = &found.header;
-        let source = Source { version, lsn: found.lsn, header, body };
-        let mut streamed = None;
+        let source = Source { version, lsn: found.lsn, header, body, rest: None };
         match self.config.mode {
             Mode::Quiet => {}
-            Mode::Text if reader.missing() > 0 && header.rmgr == RmgrId::LOGICAL_MESSAGE => {
-                let total = body.main_data.len().saturating_add(reader.missing());
-                streamed = message::opening(body.main_data, total);
-                line::put_head(&source, &mut self.text);
-            }
             Mode::Text => line::put_record(&source, &self.config.style, &mut self.text),
             Mode::Json => {
                 let timeline = timeline_of(reader, found.lsn);
@@ -204,43 +236,49 @@ impl<'a> Taker<'a> {
             let of = Of { timeline: timeline_of(reader, found.lsn), lsn: found.lsn, version };
             images::save(of, &body.blocks, dir)?;
         }
-        Ok(streamed)
-    }
-
-    /// Reads a long message again, and writes it as it passes.
-    fn stream(
-        &mut self,
-        reader: &mut Reader,
-        opening: &Opening,
-        sink: &mut dyn Sink,
-    ) -> Result<(), End> {
-        let standing = reader.standing();
-        self.text.extend_from_slice(&opening.text);
-        let mut failed = None;
-        let mut written = 0;
-        let skip = headers_of_message(reader.found(), opening);
-        let (text, first) = (&mut self.text, self.first);
-        reader.reread(skip, &mut |bytes| {
-            let bytes = bytes.get(..bytes.len().min(opening.len - written)).unwrap_or_default();
-            message::put_bytes(bytes, written == 0, text);
-            written += bytes.len();
-            if text.len() >= PIECE_BYTES {
-                failed = sink.drain(text, first).err();
-            }
-            failed.is_none() && written < opening.len
-        })?;
-        reader.resume(standing);
-        if let Some(failure) = failed {
-            return Err(failure);
-        }
-        self.text.push(b'\n');
         Ok(())
     }
-}
 
-/// Where in a record its message begins: what isn't message is before it.
-fn headers_of_message(found: &Found, opening: &Opening) -> usize {
-    (found.header.total_len as usize).saturating_sub(opening.behind)
+    /// The same of a record that isn't all in memory: it is read again, and what is made of it
+    /// written as it comes.
+    fn take_long(
+        &mut self,
+        reader: &Reader,
+        body: &RecordBody<'_>,
+        sink: &mut dyn Sink,
+    ) -> Result<(), End> {
+        if !matches!(self.config.mode, Mode::Text | Mode::Json) {
+            return self.take(reader, body);
+        }
+        let (version, found) = (reader.version(), reader.found());
+        let len = body.main_data.len().saturating_add(reader.missing());
+        let (again, name) = (Again::new(reader, len), OnceCell::new());
+        let rest = Some(Rest { far: &again, len, name: &name });
+        let source = Source { version, lsn: found.lsn, header: &found.header, body, rest };
+        let (mut failed, first) = (None, self.first);
+        let mut relieve = |text: &mut Vec<u8>| {
+            if failed.is_none() {
+                failed = sink.drain(text, first).err();
+            }
+            if failed.is_some() {
+                text.clear();
+            }
+        };
+        let (style, text) = (&self.config.style, &mut self.text);
+        if self.config.mode == Mode::Json {
+            let timeline = timeline_of(reader, found.lsn);
+            json::put_long(&source, found.end, timeline, &mut relieve, text);
+        } else {
+            line::put_head(&source, text);
+            describe_long(&source, &style.zone, &mut relieve, text);
+            line::put_blocks(&source, style, text);
+        }
+        match (failed, again.failed()) {
+            (Some(end), _) => Err(end),
+            (None, Some(stop)) => Err(stop.into()),
+            (None, None) => Ok(()),
+        }
+    }
 }
 
 fn timeline_of(reader: &Reader, lsn: Lsn) -> u32 {

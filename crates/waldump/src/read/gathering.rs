@@ -2,9 +2,9 @@
 
 use pg_types::Lsn;
 use wal_format::crc::{self, Crc32c};
-use wal_format::{RECORD_HEADER_LEN, RecordHeader, RmgrId};
+use wal_format::{RECORD_HEADER_LEN, RecordHeader};
 
-use super::reader::{HEAD_BYTES, WHOLE_BYTES};
+use super::reader::WHOLE_BYTES;
 use super::reason::Reason;
 use super::trouble::Stop;
 
@@ -37,11 +37,8 @@ impl Gathering {
 
     /// Goes on without keeping the bytes, where there have been too many.
     pub(super) fn bound(&mut self, buffer: &[u8], header: &RecordHeader) {
-        let lists = matches!(header.rmgr, RmgrId::TRANSACTION | RmgrId::STANDBY);
-        if self.crc.is_some() || lists || (header.total_len as usize) <= WHOLE_BYTES {
-            return;
-        }
-        if self.got as usize >= HEAD_BYTES {
+        let is_long = header.total_len as usize > WHOLE_BYTES;
+        if is_long && self.crc.is_none() && self.got as usize >= WHOLE_BYTES {
             let mut crc = Crc32c::new();
             crc.update(buffer.get(RECORD_HEADER_LEN..).unwrap_or_default());
             self.crc = Some(crc);

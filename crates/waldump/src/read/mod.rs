@@ -6,8 +6,10 @@
 //! at has to be what the server's reader stops at, in its order of checks, with the positions that
 //! its messages name; hence a reader of its own, over the same headers, bodies and CRC.
 
+pub mod again;
 pub mod files;
 mod gathering;
+mod map;
 mod packed;
 pub mod reader;
 pub mod reason;

@@ -24,13 +24,9 @@ use super::window::{Missing, Window};
 pub const PAGE_BYTES: usize = 8192;
 const PAGE: u64 = PAGE_BYTES as u64;
 
-/// A record of more bytes isn't kept whole, unless its text needs all of it: those of transactions
-/// and standbys, which are lists. Two million subtransactions committed at once are as long.
-pub const WHOLE_BYTES: usize = 8 << 20;
-
-/// What is kept of a record that isn't: all that its blocks can have, which is 33 images of a page
-/// and 33 times 64 KiB of data, and the beginning of its main data.
-pub const HEAD_BYTES: usize = 4 << 20;
+/// A record of more bytes isn't kept whole. This much is: all that its blocks can have, which is 33
+/// images of a page and 33 times 64 KiB of data, and the beginning of its main data.
+pub const WHOLE_BYTES: usize = 4 << 20;
 
 /// A record that was read, and whose CRC holds.
 #[derive(Clone, Copy, Debug)]
@@ -191,6 +187,20 @@ impl Reader {
         RecordBody::read_head(spare, self.body(), self.missing(), self.version)
     }
 
+    /// The bytes of its page images, if the record that was found doesn't contradict itself.
+    ///
+    /// # Errors
+    /// As [`Self::decode`].
+    #[inline]
+    pub fn image_bytes(&self) -> Result<u32, MalformedRecord> {
+        RecordBody::image_bytes_of(self.body(), self.missing(), self.version)
+    }
+
+    /// Says that little is read behind a position.
+    pub fn expect_until(&mut self, until: Lsn) {
+        self.window.expect_until(until);
+    }
+
     /// Where reading ends with the record that was found, which contradicts itself; `before` is the one
     /// before: the words of 14 name the record, those of 15 the one before it, since the reader
     /// works ahead there.
@@ -201,32 +211,23 @@ impl Reader {
         Stop::Invalid(Reason::Malformed { at, how })
     }
 
-    /// Reads the record that was found again, an oversized one, in pieces: `take` gets those of its bytes that follow the
-    /// first `skip`, as long as it wants more.
-    ///
-    /// # Errors
-    /// If it isn't there any more.
-    pub fn reread(&mut self, skip: usize, take: &mut dyn FnMut(&[u8]) -> bool) -> Result<(), Stop> {
-        let mut skip = skip;
-        let mut at = self.found.lsn;
-        let mut left = self.found.header.total_len as usize;
-        while left > 0 {
-            let page = at.align_down(PAGE);
-            self.page(page, PAGE_BYTES.min(in_page(at).saturating_add(left)))?;
-            if in_page(at) == 0 {
-                at = at.saturating_add(self.header_len() as u64);
-            }
-            let len = left.min(PAGE_BYTES.saturating_sub(in_page(at)));
-            let piece = self.window.get(at, len);
-            let wanted = piece.get(skip.min(len)..).unwrap_or_default();
-            if !wanted.is_empty() && !take(wanted) {
-                break;
-            }
-            skip = skip.saturating_sub(len);
-            left = left.saturating_sub(len);
-            at = at.saturating_add(len as u64);
-        }
-        Ok(())
+    /// Bytes of the record that was found, wherever it lies: those at `at`, or behind the header of
+    /// the page that begins there, to the page's end, of `left` that there are. With their position.
+    pub(super) fn piece(&mut self, at: Lsn, left: usize) -> Result<(Lsn, &[u8]), Stop> {
+        let page = at.align_down(PAGE);
+        self.page(page, PAGE_BYTES.min(in_page(at).saturating_add(left)))?;
+        let header_len = if in_page(at) == 0 { self.header_len() } else { 0 };
+        let at = at.saturating_add(header_len as u64);
+        let len = left.min(PAGE_BYTES.saturating_sub(in_page(at)));
+        Ok((at, self.window.get(at, len)))
+    }
+
+    /// A reader of its own of the same log, that has found what this one has.
+    pub(super) fn beside(&self) -> Self {
+        let mut beside = Self::new(self.segments.clone(), self.version, self.end);
+        beside.standing = self.standing;
+        beside.found = self.found;
+        beside
     }
 
     /// Whether a record that holds starts just here; the reader stands where it stood.

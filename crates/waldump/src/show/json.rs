@@ -1,5 +1,7 @@
 //! A record as a line of JSON: an object with every field typed, blocks included.
 
+use std::io::{self, Write};
+
 use pg_types::Lsn;
 use serde::{Serialize, Serializer};
 use wal_describe::{Payload, Source, fork_name, identify, rmgr_name};
@@ -7,6 +9,7 @@ use wal_format::{BlockReference, RmgrId};
 
 use super::image_bytes;
 use super::line::method_name;
+use crate::dump::output::PIECE_BYTES;
 
 /// See the [module](self).
 #[derive(Serialize)]
@@ -100,11 +103,54 @@ fn as_lsn<S: Serializer>(lsn: &Lsn, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(lsn)
 }
 
-/// Appends a record's line. Of one that is too long to be kept `source` has the beginning, and
-/// its fields may say that they are cut off.
+/// Appends a record's line; of one that is too long to be kept as far as `relieve` hasn't taken it
+/// off.
+pub fn put_long(
+    source: &Source<'_>,
+    end: Lsn,
+    timeline: u32,
+    relieve: &mut dyn FnMut(&mut Vec<u8>),
+    out: &mut Vec<u8>,
+) {
+    // What can't be written is `relieve`'s to know.
+    _ = serde_json::to_writer(Relieved { relieve, out }, &line(source, end, timeline));
+    out.push(b'\n');
+}
+
+/// A buffer that doesn't grow.
+struct Relieved<'a> {
+    relieve: &'a mut dyn FnMut(&mut Vec<u8>),
+    out: &'a mut Vec<u8>,
+}
+
+impl Write for Relieved<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.out.extend_from_slice(bytes);
+        if self.out.len() >= PIECE_BYTES {
+            (self.relieve)(self.out);
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Appends a record's line.
 pub fn put_record(source: &Source<'_>, end: Lsn, timeline: u32, out: &mut Vec<u8>) {
+    let line = line(source, end, timeline);
+    let from = out.len();
+    if serde_json::to_writer(&mut *out, &line).is_err() {
+        // Only a value that isn't JSON fails, and there is none among these.
+        out.truncate(from);
+    }
+    out.push(b'\n');
+}
+
+fn line<'a>(source: &Source<'a>, end: Lsn, timeline: u32) -> Line<'a> {
     let header = source.header;
-    let line = Line {
+    Line {
         lsn: source.lsn,
         end,
         prev: header.prev,
@@ -119,11 +165,5 @@ pub fn put_record(source: &Source<'_>, end: Lsn, timeline: u32, out: &mut Vec<u8
         image_bytes: image_bytes(source.body),
         fields: Payload::of(source),
         blocks: Blocks(&source.body.blocks),
-    };
-    let from = out.len();
-    if serde_json::to_writer(&mut *out, &line).is_err() {
-        // Only a value that isn't JSON fails, and there is none among these.
-        out.truncate(from);
     }
-    out.push(b'\n');
 }

@@ -4,7 +4,6 @@
 pub mod images;
 pub mod json;
 pub mod line;
-pub mod message;
 pub mod pglz;
 pub mod stats;
 pub mod top;

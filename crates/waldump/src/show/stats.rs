@@ -36,6 +36,8 @@ impl Count {
 #[derive(Clone, Debug)]
 pub struct Stats {
     counts: Box<[[Count; TYPES]; RMGRS]>,
+    /// The managers that anything was counted of: few, and the others needn't be looked at.
+    met: [bool; RMGRS],
     /// The first record that is read, whether or not it is counted.
     pub start: Lsn,
     /// The end of the last one that was counted; invalid if there is none.
@@ -47,7 +49,7 @@ impl Stats {
     #[must_use]
     pub fn new(start: Lsn) -> Self {
         let counts = Box::new([[Count::default(); TYPES]; RMGRS]);
-        Self { counts, start, end: Lsn::INVALID }
+        Self { counts, met: [false; RMGRS], start, end: Lsn::INVALID }
     }
 
     /// Counts a record.
@@ -61,18 +63,22 @@ impl Stats {
             record_bytes: u64::from(header.total_len.saturating_sub(image_bytes)),
             image_bytes: u64::from(image_bytes),
         };
-        let of_rmgr = self.counts.get_mut(usize::from(header.rmgr.0));
-        if let Some(place) = of_rmgr.and_then(|types| types.get_mut(usize::from(kind))) {
+        let rmgr = usize::from(header.rmgr.0);
+        let of_rmgr = self.counts.get_mut(rmgr).and_then(|types| types.get_mut(usize::from(kind)));
+        if let (Some(place), Some(met)) = (of_rmgr, self.met.get_mut(rmgr)) {
             place.add(count);
+            *met = true;
         }
         self.end = end;
     }
 
     /// Adds what was counted behind this.
     pub fn merge(&mut self, later: &Self) {
-        let places = self.counts.iter_mut().flatten();
-        for (place, more) in places.zip(later.counts.iter().flatten()) {
-            place.add(*more);
+        let places = self.counts.iter_mut().zip(&mut self.met);
+        let later_places = later.counts.iter().zip(&later.met);
+        for ((place, met), (more, _)) in places.zip(later_places).filter(|(_, (_, met))| **met) {
+            place.iter_mut().zip(more).for_each(|(place, more)| place.add(*more));
+            *met = true;
         }
         if later.end.is_valid() {
             self.end = later.end;
@@ -81,7 +87,10 @@ impl Stats {
 
     /// Forgets all.
     pub fn clear(&mut self) {
-        self.counts.as_flattened_mut().fill(Count::default());
+        for (place, met) in self.counts.iter_mut().zip(&mut self.met).filter(|(_, met)| **met) {
+            place.fill(Count::default());
+            *met = false;
+        }
         self.end = Lsn::INVALID;
     }
 

@@ -263,6 +263,8 @@ const OPTIONS_SINCE_15: &[&str] = &[
     "CHECKPOINT 'FAST', MANIFEST 'force-encode', WAIT false, TARGET 'client', LABEL 7",
     "CHECKPOINT 'fast', COMPRESSION 'gzip', COMPRESSION_DETAIL 'level=2'",
     "CHECKPOINT 'fast', INCREMENTAL 0",
+    "CHECKPOINT 'fast', TARGET 'blackhole', MANIFEST 'yes', PROGRESS",
+    "TARGET 'blackhole', TARGET_DETAIL 'x'",
     "INCREMENTAL",
     "INCREMENTAL 'x'",
     "NOSUCH",
@@ -291,6 +293,13 @@ const OPTIONS_SINCE_15: &[&str] = &[
     "COMPRESSION 'gzip', COMPRESSION_DETAIL 'long'",
     "COMPRESSION 'lz4', COMPRESSION_DETAIL 'level=13'",
     "COMPRESSION 'gzip', COMPRESSION_DETAIL 'foo=3,'",
+    "COMPRESSION 'extrasquishy'",
+    "COMPRESSION 'gzip', COMPRESSION_DETAIL ''",
+    "COMPRESSION 'gzip', COMPRESSION_DETAIL 'thunk'",
+    "COMPRESSION 'gzip', COMPRESSION_DETAIL 'level='",
+    "COMPRESSION 'gzip', COMPRESSION_DETAIL 'level=high'",
+    "COMPRESSION 'gzip', COMPRESSION_DETAIL 'level=236'",
+    "COMPRESSION 'gzip', COMPRESSION_DETAIL 'level=9,'",
     "",
     "LABEL 'x' PROGRESS",
 ];
@@ -352,12 +361,79 @@ fn a_standbys_backup_seeds_servers_also_after_a_promotion() {
     standby.promote().must();
     proxy.redirect(standby.port());
     receiver.await_streaming(&standby);
-    // Not -X stream: where that stops within the new timeline's first segment, before the switch, no
-    // server goes on from there.
+    // What is streamed beside the old backup isn't led to the new timeline: where it would stop
+    // there, within the first segment and before the switch, no server goes on.
+    let mut old = copies.server(standby.install(), port, "streamed", &["-X", "stream", "-R"]);
+    let names = segment_names(&old.data_dir().join("pg_wal"));
+    assert!(names.iter().all(|name| name.starts_with("00000001")), "{names:?}");
+    old.restart().must();
+    await_replay(&old, work(&standby));
+    drop(old);
     let mut new = copies.server(standby.install(), port, "followed", &["-X", "fetch", "-R"]);
     new.restart().must();
     await_replay(&new, work(&standby));
     assert_eq!(new.sql(COUNT).must(), standby.sql(COUNT).must());
+    receiver.stop();
+}
+
+fn segment_names(dir: &Path) -> Vec<String> {
+    let segments =
+        super::segments(dir).into_iter().filter_map(|path| path.file_name().map(Into::into));
+    segments.map(|name: std::ffi::OsString| name.to_string_lossy().into_owned()).collect()
+}
+
+/// The slots of pg_basebackup: one that it makes, one that is there, and one that isn't.
+#[test]
+fn pg_basebackups_slots_are_kept() {
+    let (primary, dir) = (server(18, 1, &[]), scratch());
+    let archive = dir.path().join("archive");
+    let (receiver, port) = receive_and_serve(&primary, &archive);
+    back_up(&primary, &archive, &[]);
+    let (mut wire, _) = Wire::log_in(port, REPLICATION);
+    wire.query("CREATE_REPLICATION_SLOT slot1 PHYSICAL");
+    let take = |name: &str, more: &[&str]| {
+        let target = dir.server_dir(name).must();
+        let mut command = pg_basebackup(primary.install(), port, &target, more);
+        let ended = run_unchecked(&mut command, "", LIMIT, "pg_basebackup").must();
+        let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+        if ended.status.success() { Ok(target) } else { Err(said) }
+    };
+    let keeps = |name: &str| {
+        let status = status::json(&archive);
+        let slots = status["server"]["slots"].as_array().cloned().unwrap_or_default();
+        slots.iter().any(|slot| slot["name"] == name && slot["restart_lsn"].is_string())
+    };
+    take("made", &["-C", "-S", "slot0"]).must();
+    assert!(keeps("slot0") && !keeps("slot1"));
+    let again = take("again", &["-C", "-S", "slot0"]);
+    assert!(again.is_err_and(|said| said.contains("already exists")));
+    assert!(take("missing", &["-S", "nobody"]).is_err_and(|said| said.contains("does not exist")));
+    let target = take("there", &["-S", "slot1", "-R"]).must();
+    assert!(keeps("slot1"), "its stream has moved it");
+    let conf = fs::read_to_string(target.join("postgresql.auto.conf")).must();
+    assert!(conf.contains("primary_slot_name = 'slot1'"), "{conf}");
+    take("without", &["--no-slot"]).must();
+    receiver.stop();
+}
+
+/// A tablespace that is a directory of the data directory's, and not a link.
+#[test]
+fn a_tablespace_in_place_is_given_back() {
+    let (primary, dir) = (server(18, 1, &["allow_in_place_tablespaces = on"]), scratch());
+    let archive = dir.path().join("archive");
+    let (receiver, port) = receive_and_serve(&primary, &archive);
+    primary.sql("CREATE TABLESPACE inside LOCATION ''").must();
+    primary.sql("CREATE TABLE kept TABLESPACE inside AS SELECT 1234 AS a").must();
+    back_up(&primary, &archive, &[]);
+    let more = ["-X", "fetch"];
+    let mut server = Server::of_data_dir(primary.install(), &["fsync = off"], |data| {
+        copy(primary.install(), port, data, &more);
+        verify(primary.install(), data, &[]);
+        Ok(())
+    })
+    .must();
+    server.restart().must();
+    assert_eq!(server.sql("SELECT a FROM kept").must(), "1234");
     receiver.stop();
 }
 

@@ -26,12 +26,17 @@ fn check(major: u32) {
         "SHOW server_version_num",
         "SHOW wal_sender_timeout",
         "SHOW nothing_of_the_kind",
+        "SHOW work_mem;",
+        "SHOW primary_conninfo;",
+        "SHOW hot_standby_feedback",
         "TIMELINE_HISTORY 7",
         "TIMELINE_HISTORY 0",
         "READ_REPLICATION_SLOT \"nobody\"",
         "CREATE_REPLICATION_SLOT \"here\" PHYSICAL",
         "CREATE_REPLICATION_SLOT \"here\" PHYSICAL",
         "READ_REPLICATION_SLOT \"here\"",
+        "CREATE_REPLICATION_SLOT Bare PHYSICAL;",
+        "DROP_REPLICATION_SLOT bare;",
         "CREATE_REPLICATION_SLOT \"No\" PHYSICAL",
         &temporary,
         "DROP_REPLICATION_SLOT \"t\"",
@@ -48,6 +53,12 @@ fn check(major: u32) {
         let (theirs, ours) = (real.query(command), ours.query(command));
         assert_eq!(shown(command, &ours), shown(command, &theirs), "{command}");
     }
+    // Of all settings only what they are: fewer than a database has.
+    let of = |mut heard: Vec<Message>| {
+        let tags: String = heard.iter().map(|(tag, _)| *tag as char).collect();
+        (heard.remove(0), tags.replace("DD", "").replace('D', ""))
+    };
+    assert_eq!(of(ours.query("SHOW ALL;")), of(real.query("SHOW ALL;")));
     // A stream from a position that isn't there yet fails behind CopyBothResponse.
     let ahead = "START_REPLICATION F/0 TIMELINE 1";
     let of = |wire: &mut Wire| {
@@ -136,6 +147,9 @@ fn a_slot_that_keeps_too_much_is_let_go() {
     let heard = wire.query("START_REPLICATION SLOT \"away\" 0/1000000 TIMELINE 1");
     let says = |(tag, body): &Message| *tag == b'E' && error(body).contains("C55000");
     assert!(heard.iter().any(says), "{heard:?}");
+    let said = heard.iter().find(|(tag, _)| *tag == b'E').map(|(_, body)| error(body));
+    let said = said.unwrap_or_default();
+    assert!(said.contains("can no longer access replication slot \"away\""), "{said}");
     let status = crate::status::json(&archive);
     let slots = &status["server"]["slots"];
     assert_eq!((&slots[0]["name"], slots[0]["lost"].is_string()), (&"away".into(), true));

@@ -9,6 +9,7 @@ use testkit::process::Running;
 use testkit::proxy::Proxy;
 use testkit::servers::{Server, StopMode};
 
+use super::wire::{REPLICATION, Wire};
 use super::{Serving, conninfo, receive_and_serve, segments, served, work};
 use crate::common::{
     LIMIT, Must, Receiver, ReceiverOptions, compare_with_primary, on_each_major, scratch, server,
@@ -112,6 +113,9 @@ fn a_promotion_is_followed(major: u32) {
     let first = work(&primary);
     receiver.await_flush(&primary, first);
     received(&primary, port, &copy, first, None);
+    // A slot that knows where to begin, for whoever has nothing.
+    let (mut wire, _) = Wire::log_in(port, REPLICATION);
+    wire.query("CREATE_REPLICATION_SLOT resumed PHYSICAL RESERVE_WAL;");
     // One stays for all of it.
     let away = dir.path().join("away");
     fs::create_dir(&away).must();
@@ -134,6 +138,9 @@ fn a_promotion_is_followed(major: u32) {
         finished.output_tail()
     );
     live.wait_for_line("switched to timeline 2", LIMIT).must();
+    if major >= 15 {
+        from_a_slot(&standby, port, &dir.path().join("resumed"), end);
+    }
     for dir in [&copy, &away] {
         let on_second = |path: &Path| {
             path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("00000002"))
@@ -149,6 +156,17 @@ fn a_promotion_is_followed(major: u32) {
         }
     }
     receiver.stop();
+}
+
+/// pg_receivewal begins in an empty directory where its slot is: before the promotion.
+fn from_a_slot(server: &Server, port: u16, dir: &Path, end: Lsn) {
+    fs::create_dir(dir).must();
+    received(server, port, dir, end, Some("resumed"));
+    let names = fs::read_dir(dir).must().map(|entry| entry.must().file_name());
+    let names: Vec<_> = names.map(|name| name.to_string_lossy().into_owned()).collect();
+    for begin in ["00000001", "00000002.history", "000000020"] {
+        assert!(names.iter().any(|name| name.starts_with(begin)), "{begin}: {names:?}");
+    }
 }
 
 #[test]
@@ -187,7 +205,8 @@ fn seawall_receives_from_seawall() {
     first.stop();
 }
 
-/// A byte that was changed on the disk is found before it is sent.
+/// A byte that was changed on the disk is found before it is sent, also where the file has been
+/// proved and sent before.
 #[test]
 fn damage_is_not_handed_on() {
     let (primary, dir) = (server(18, 1, &[]), scratch());
@@ -197,11 +216,17 @@ fn damage_is_not_handed_on() {
     receiver.await_flush(&primary, end);
     receiver.stop();
     let sealed = segments(&archive.join("wal"));
+    let serving = Serving::start(&archive, &["--serve-auth", "trust"]);
+    let whole = dir.path().join("whole");
+    fs::create_dir(&whole).must();
+    let first = sealed[0].file_name().unwrap_or_default();
+    fs::copy(&sealed[0], whole.join(first)).must();
+    received(&primary, serving.port, &whole, end, None);
+    same_as(&primary, &whole, 3);
     let damaged = sealed.get(1).unwrap_or_else(|| panic!("{sealed:?}"));
     let mut bytes = fs::read(damaged).must();
     bytes[700_000] ^= 1;
     fs::write(damaged, bytes).must();
-    let serving = Serving::start(&archive, &["--serve-auth", "trust"]);
     let copy = dir.path().join("copy");
     fs::create_dir(&copy).must();
     // It begins with the first segment, as if it had been there.

@@ -1,11 +1,14 @@
 //! Real standbys whose primary_conninfo names the archive alone.
 
+use testkit::load::Session;
 use testkit::proxy::Proxy;
 use testkit::servers::{Server, StopMode};
 
+use super::wire::{REPLICATION, Wire};
 use super::{Serving, await_replay, conninfo, receive_and_serve, served, standby_of, work};
 use crate::common::{
-    LIMIT, Must, Receiver, ReceiverOptions, forgetful, on_each_major, scratch, server, server_flush,
+    LIMIT, Must, Receiver, ReceiverOptions, SLOT, forgetful, on_each_major, scratch, server,
+    server_flush,
 };
 
 const COUNT: &str = "SELECT count(*) FROM t";
@@ -101,6 +104,57 @@ fn a_chain_of_archives_and_standbys() {
     serving.stop();
     second.stop();
     first.stop();
+}
+
+#[test]
+fn what_a_standbys_queries_need_is_kept_on_the_primary_14() {
+    what_queries_need_is_kept(14);
+}
+
+#[test]
+fn what_a_standbys_queries_need_is_kept_on_the_primary_18() {
+    what_queries_need_is_kept(18);
+}
+
+/// A standby that waits for no query replays what would end one, if the primary didn't know of it.
+fn what_queries_need_is_kept(major: u32) {
+    let (primary, dir) = (server(major, 1, &["autovacuum = off"]), scratch());
+    let (options, port) = served(&["--hot-standby-feedback"]);
+    let mut receiver = Receiver::start(&primary, &dir.path().join("archive"), &options);
+    receiver.await_streaming(&primary);
+    let (mut wire, _) = Wire::log_in(port, REPLICATION);
+    wire.query("CREATE_REPLICATION_SLOT standby PHYSICAL");
+    let conf = [
+        "hot_standby_feedback = on",
+        "wal_receiver_status_interval = 1s",
+        "max_standby_streaming_delay = 0",
+        "primary_slot_name = 'standby'",
+    ];
+    let mut standby = standby_of(&primary, port, &conf);
+    standby.restart().must();
+    await_replay(&standby, work(&primary));
+    let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1 FROM t LIMIT 1";
+    let mut reader = Session::open(standby.connection(), begin).must();
+    let oldest = reader.run("SELECT pg_snapshot_xmin(pg_current_snapshot())", LIMIT).must();
+    let slot = |is: &str| {
+        format!("EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = '{SLOT}' AND {is})")
+    };
+    let is_known = slot(&format!("xmin::text = '{}'", oldest.join("")));
+    primary.wait_until("the reader to be known", LIMIT, &is_known).must();
+
+    let rows = primary.sql(COUNT).must();
+    for sql in ["DELETE FROM t", "VACUUM t", "SELECT pg_switch_wal()"] {
+        primary.sql(sql).must();
+    }
+    await_replay(&standby, server_flush(&primary));
+    assert_eq!(reader.run(COUNT, LIMIT).must(), [rows]);
+    assert_eq!(primary.sql(&format!("SELECT {is_known}")).must(), "t");
+    reader.close();
+    let is_past = slot(&format!("xmin::text::bigint > {}", oldest.join("")));
+    primary.wait_until("the reader to be forgotten", LIMIT, &is_past).must();
+    standby.stop(StopMode::Fast).must();
+    primary.wait_until("the standby to be forgotten", LIMIT, &slot("xmin IS NULL")).must();
+    receiver.stop();
 }
 
 /// What clients saw committed is on the standby behind the archive, after the primary's death.

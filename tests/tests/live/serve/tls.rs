@@ -8,7 +8,7 @@ use std::path::Path;
 use testkit::process::{Signal, run_unchecked, run_with_input};
 use testkit::servers::Install;
 
-use super::{Serving, await_replay, standby_of, work};
+use super::{Serving, await_replay, conninfo, standby_of, work};
 use crate::common::{
     LIMIT, Must, Receiver, ReceiverOptions, on_each_major, pg, scratch, server, server_flush,
 };
@@ -36,6 +36,9 @@ fn show(dir: &Path, name: &str) {
     }
 }
 
+/// libpq begins TLS without asking first if it is told to, from this version on.
+const DIRECT_SINCE_MAJOR: u32 = 17;
+
 on_each_major!(real_clients_are_served_over_tls, super::check);
 
 fn check(major: u32) {
@@ -55,6 +58,13 @@ fn check(major: u32) {
     let bound = format!("{trusted} channel_binding=require");
     asks(&install, serving.port, &bound).must();
     asks(&install, serving.port, &format!("{trusted} channel_binding=disable")).must();
+    if major >= DIRECT_SINCE_MAJOR {
+        let direct = "sslnegotiation=direct";
+        asks(&install, serving.port, &format!("{bound} {direct}")).must();
+        let wrong = format!("user=t_cert password=wrong sslmode=require {direct}");
+        let wrong = asks(&install, serving.port, &wrong);
+        assert!(wrong.is_err_and(|error| error.contains("password authentication failed")));
+    }
     let plain = asks(&install, serving.port, "user=t_cert sslmode=disable");
     assert!(plain.is_err_and(|error| error.contains("wants TLS")));
     let wrong = "user=t_cert password=wrong sslmode=require";
@@ -90,7 +100,14 @@ fn check(major: u32) {
     assert!(asks(&install, serving.port, &stranger).is_err());
     serving.stop();
     let serving = Serving::start(&archive, &[&files[..], &["--serve-auth", "trust"]].concat());
-    let mut standby = standby_of(&primary, serving.port, &[]);
+    // Streams over TLS that begins by itself, where clients can.
+    let direct = format!(
+        "primary_conninfo = '{} sslnegotiation=direct sslmode=require'",
+        conninfo(serving.port)
+    );
+    let more = [direct.as_str()];
+    let more = if major >= DIRECT_SINCE_MAJOR { &more[..] } else { &[] };
+    let mut standby = standby_of(&primary, serving.port, more);
     standby.restart().must();
     await_replay(&standby, work(&primary));
     serving.stop();

@@ -3,7 +3,7 @@
 //! and little memory, whatever a record's length.
 
 use std::fs;
-
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
@@ -176,11 +176,46 @@ fn an_archive_is_read_by_time_and_followed() {
     let around =
         own(scratch.path(), &["-A", &archive_arg, "-r", "Transaction", "--at-time", &times[1]]);
     assert_eq!(text(&around).matches(" COMMIT ").count(), 2, "{}", text(&around));
+    let args = ["-A", &archive_arg, "-r", "Transaction", "--from-time", &times[2]];
+    let last = text(&own(scratch.path(), &args));
+    assert_eq!(last.matches(" COMMIT ").count(), 1, "{last}");
     let late = own(scratch.path(), &["-A", &archive_arg, "--from-time", "2100-01-01 00:00:00Z"]);
     assert!(said(&late).contains("--from-time"), "{}", said(&late));
     let none = own(scratch.path(), &["-A", &scratch.path().display().to_string()]);
     assert_eq!(none.status.code(), Some(1), "{}", said(&none));
     receiver.stop();
+    what_is_too_early_is_not_read(&archive, scratch.path(), &times);
+}
+
+/// The index says where commits are late enough: with all that is earlier made unreadable the
+/// answers are those of before.
+fn what_is_too_early_is_not_read(archive: &Path, dir: &Path, times: &[String]) {
+    let archive_arg = archive.display().to_string();
+    let ask = |option: &str| own(dir, &["-A", &archive_arg, option, &times[2]]);
+    let options = ["--from-time", "--at-time"];
+    let before = options.map(|option| text(&ask(option)));
+    let wal = archive.join("wal");
+    // The segments of the first two commits; the third's begins behind the second commit.
+    let second = text(&own(dir, &["-A", &archive_arg, "--at-time", &times[1]]));
+    let second = second.lines().next().unwrap().split("lsn: ").nth(1).unwrap();
+    let second = testkit::servers::parse_lsn(second.split(',').next().unwrap()).unwrap() >> 20;
+    let early: Vec<String> = names(&wal)
+        .into_iter()
+        .take_while(|name| u64::from_str_radix(&name[16..], 16).unwrap() <= second)
+        .collect();
+    assert!(early.len() >= 2, "{early:?}");
+    for name in &early {
+        // The first page stays, which says what the segment is.
+        let mut bytes = fs::read(wal.join(name)).must();
+        bytes[8192..].fill(0xA5);
+        fs::write(wal.join(name), bytes).must();
+    }
+    let all = own(dir, &["-q", "-A", &archive_arg]);
+    assert!(!all.status.success() && said(&all).contains("A5A5"), "{}", said(&all));
+    for (option, before) in options.iter().zip(before) {
+        let output = ask(option);
+        assert!(text(&output) == before && !before.is_empty(), "{option}: {}", said(&output));
+    }
 }
 
 /// A message of hundreds of megabytes is as long three times over as text, and never in memory.
@@ -211,7 +246,7 @@ fn a_record_of_any_length_takes_little_memory() {
 }
 
 /// Runs a program with its output thrown away as it comes; its greatest resident set.
-fn peak_of(command: &mut Command) -> u64 {
+pub(super) fn peak_of(command: &mut Command) -> u64 {
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().must();
     let mut stdout = child.stdout.take().unwrap();
     let reading = std::thread::spawn(move || std::io::copy(&mut stdout, &mut std::io::sink()));

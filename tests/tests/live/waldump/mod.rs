@@ -3,7 +3,9 @@
 
 mod beyond;
 mod damage;
+mod long;
 mod options;
+mod suite;
 mod text;
 
 use std::os::unix::process::CommandExt;

@@ -18,7 +18,7 @@ pub(super) enum Value {
     Number(u32),
 }
 
-/// A BASE_BACKUP to the client. What says when the server makes its checkpoint, whether it verifies
+/// A BASE_BACKUP. What says when the server makes its checkpoint, whether it verifies
 /// pages and whether it waits for WAL to be archived is held against the rules, and not kept: a
 /// stored backup has all that behind it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +37,8 @@ pub struct BaseBackup {
     pub manifest: Option<ManifestForm>,
     /// How the archives are compressed.
     pub compression: Option<Compression>,
+    /// Whether the client gets it; otherwise nobody does, and it is only read.
+    pub to_client: bool,
 }
 
 /// How a manifest is to be.
@@ -145,6 +147,7 @@ impl Read {
             tablespace_map: false,
             manifest: None,
             compression: None,
+            to_client: true,
         };
         Self {
             major,
@@ -234,7 +237,7 @@ impl Read {
         let checksums = self.checksums.unwrap_or(DEFAULT_CHECKSUMS);
         self.backup.manifest =
             self.force_encode.map(|force_encode| ManifestForm { checksums, force_encode });
-        target(self.target.as_deref(), self.target_detail.as_deref())?;
+        self.backup.to_client = target(self.target.as_deref(), self.target_detail.as_deref())?;
         self.backup.compression = match (self.method, self.detail.as_deref()) {
             (None, None) => None,
             (None, Some(_)) => {
@@ -272,19 +275,20 @@ fn rate(value: Option<&Value>) -> Result<u32, Refusal> {
     }
 }
 
-/// Where it is to go: to the client, or nowhere at all.
-fn target(target: Option<&str>, detail: Option<&str>) -> Result<(), Refusal> {
+/// Whether it is to go to the client; otherwise to nobody.
+fn target(target: Option<&str>, detail: Option<&str>) -> Result<bool, Refusal> {
     let unsupported = |text: String| Err(Refusal::error(SqlState::FEATURE_NOT_SUPPORTED, text));
     match (target, detail) {
-        (None | Some("client"), None) => Ok(()),
+        (None | Some("client"), None) => Ok(true),
+        (Some("blackhole"), None) => Ok(false),
         (None, Some(_)) => refuse("target detail cannot be used without target"),
         (Some(target @ ("client" | "blackhole")), Some(_)) => {
             refuse(format!("target \"{target}\" does not accept a target detail"))
         }
         (Some("server"), None) => refuse("target \"server\" requires a target detail"),
-        (Some(target @ ("server" | "blackhole")), _) => unsupported(format!(
-            "target \"{target}\" isn't served by seawall: it sends to the client"
-        )),
+        (Some("server"), _) => unsupported(
+            "target \"server\" isn't served by seawall: it sends to the client".to_owned(),
+        ),
         (Some(target), _) => unsupported(format!("unrecognized target: \"{target}\"")),
     }
 }
