@@ -264,13 +264,100 @@ impl Catalogue {
         let bounds = bounds.map(|expired| (expired.timeline, expired.before.segment(size)));
         let mut survey = Survey { bounds: bounds.collect(), ..Survey::default() };
         self.files.visit(Path::new(Layout::WAL), &mut |name| survey.add(name, self.layout))?;
+        self.look_into_holes(&mut survey)?;
         Ok(survey)
+    }
+
+    /// A file that gets another name while the directory is read may be seen under neither: a segment
+    /// that is compressed, or sealed, just then. So what seems to be missing is looked for by name, from
+    /// both ends of each hole, and behind the last segment.
+    fn look_into_holes(&self, survey: &mut Survey) -> Result<(), DiskError> {
+        let timelines: Vec<TimelineId> = survey.timelines.keys().copied().collect();
+        for timeline in timelines {
+            let pieces: Vec<_> = survey.of(timeline).pieces().collect();
+            let starts = pieces.iter().skip(1).map(|piece| piece.start);
+            let starts: Vec<_> = starts.chain([SegmentNumber::new(u64::MAX)]).collect();
+            for (piece, next) in pieces.iter().zip(starts) {
+                let mut number = piece.end;
+                while number < next && self.look_for(survey, timeline, number)? {
+                    number = number.next();
+                }
+                let mut behind = next;
+                while let Some(number) =
+                    behind.previous().filter(|before| next.as_u64() < u64::MAX && *before > number)
+                    && self.look_for(survey, timeline, number)?
+                {
+                    behind = number;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds a segment if it is there, under whichever name.
+    fn look_for(
+        &self,
+        survey: &mut Survey,
+        timeline: TimelineId,
+        number: SegmentNumber,
+    ) -> Result<bool, DiskError> {
+        if survey.is_expired(timeline, number) {
+            return Ok(false);
+        }
+        // In the order in which they come to be: what becomes another is there as that.
+        let (sealed, partial) =
+            (self.layout.segment(timeline, number), self.layout.partial(timeline, number));
+        let found = if self.files.len(&partial)?.is_some() {
+            Some((WalFileKind::Partial, false))
+        } else if self.files.len(&sealed)?.is_some() {
+            Some((WalFileKind::Segment, false))
+        } else {
+            self.packed_of(&sealed)?.map(|_| (WalFileKind::Segment, true))
+        };
+        if let Some((kind, packed)) = found {
+            survey.timelines.entry(timeline).or_default().insert(number, kind, packed);
+        }
+        Ok(found.is_some())
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use disk::Files;
+    use disk::sim::SimDisk;
+    use pg_types::{Geometry, SegmentSize, SystemId};
+
     use super::*;
+    use crate::{Archive, Identity};
+
+    #[test]
+    fn what_was_renamed_while_the_directory_was_read_is_there_all_the_same() {
+        let files: Arc<dyn Files> = Arc::new(SimDisk::new(1));
+        let geometry = Geometry::new(SegmentSize::MIN);
+        let identity = Identity { system_id: SystemId(7), server_major: 18, geometry };
+        drop(Archive::claim(Arc::clone(&files), "test").unwrap().open(&identity, &[0; 16]));
+        let catalogue = Catalogue::open(Arc::clone(&files)).unwrap();
+        let (on, number) = (TimelineId::FIRST, SegmentNumber::new);
+        let make = |path: &Path| files.write_new(path, b"x").unwrap();
+        for sealed in [1, 2, 3, 4, 8, 9] {
+            make(&catalogue.layout.segment(on, number(sealed)));
+        }
+        make(&catalogue.layout.packed(on, number(7), compression::Method::Zstd));
+        make(&catalogue.layout.partial(on, number(10)));
+        // As if it had been read while 2, 3, 7 and 10 got their names.
+        let mut survey = Survey::default();
+        for seen in [1, 4, 8, 9] {
+            let name = catalogue.layout.segment(on, number(seen));
+            survey.add(name.file_name().unwrap().to_str().unwrap(), catalogue.layout);
+        }
+        catalogue.look_into_holes(&mut survey).unwrap();
+        let pieces: Vec<_> = survey.of(on).pieces().collect();
+        assert_eq!(pieces, [number(1)..number(5), number(7)..number(11)]);
+        assert!(survey.of(on).is_packed(number(7)));
+        assert_eq!(survey.of(on).form(number(10)), Some(Form::Partial));
+    }
 
     fn segments(names: &[(u64, WalFileKind)]) -> Segments {
         let mut segments = Segments::default();

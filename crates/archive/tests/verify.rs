@@ -182,3 +182,25 @@ fn what_holds_by_itself_and_belongs_elsewhere_is_named() {
         assert!(damages.iter().all(near), "runs of {len}: {damages:#?}");
     }
 }
+
+/// Only the segment in which it starts is new, as when it came back: the two behind it were verified
+/// while it was missing, and what runs into them couldn't be.
+#[test]
+fn a_record_is_proved_through_segments_that_are_not_read_again() {
+    let wal = log(1);
+    let mut segments = stored(&wal);
+    let number = SegmentNumber::new;
+    let check = |segments: &[(SegmentNumber, Vec<u8>)], damages: usize| {
+        let catalogue = catalogue(&wal, segments);
+        let mut buf = AlignedBuf::zeroed(256 << 10);
+        let run = Run { timeline: TimelineId::FIRST, segments: number(2)..number(3) };
+        let verdict = catalogue.verify_run(&run, &mut buf);
+        let (on, end) = (TimelineId::FIRST, Some(&verdict.end));
+        let border = catalogue.verify_border(on, number(3), end, None, &mut buf).unwrap();
+        assert_eq!(border.damages.len(), damages, "{:?}", border.damages);
+        assert_eq!(border.settled.contains(&number(2)), damages == 0);
+    };
+    check(&segments, 0);
+    segments[3].1[500_000] ^= 4;
+    check(&segments, 1);
+}

@@ -51,9 +51,6 @@ pub enum FaultKind {
     /// A file that nothing lists.
     #[error("it isn't part of the backup")]
     Extra,
-    /// A file that is there twice: who unpacks the tar file gets the second.
-    #[error("it is there twice")]
-    Double,
     /// Fewer bytes than there should be.
     #[error("it is truncated: it has {got} bytes, and should have {listed}")]
     Truncated {
@@ -367,10 +364,7 @@ impl tar::Visitor for Scan<'_> {
             self.to.fault(&name, Some(&path), FaultKind::Extra);
             return Ok(());
         };
-        if !self.seen.insert(path.clone()) {
-            self.to.fault(&name, Some(&path), FaultKind::Double);
-            return Ok(());
-        }
+        self.seen.insert(path.clone());
         let listed = file.size;
         if size < listed {
             self.to.fault(&name, Some(&path), FaultKind::Truncated { got: size, listed });

@@ -344,15 +344,30 @@ impl<'a> Pass<'a> {
         self.pending.clear();
     }
 
-    /// Reads on until the first record of `number` has begun, and its header was looked at.
+    /// Reads on until the first record behind the start of `number` has begun, and its header was
+    /// looked at: through whole segments, where a record runs through them.
     fn cross(&mut self, number: SegmentNumber, buf: &mut AlignedBuf) -> Result<(), DiskError> {
-        let start = number.start(self.size);
-        // What is wrong with it was said when it was read.
-        let Ok(Some(reader)) = self.catalogue.open_segment(self.timeline, number) else {
-            return Ok(());
-        };
+        let (start, mut number, mut begun) = (number.start(self.size), number, false);
+        // What is wrong with one was said when it was read.
+        while let Ok(Some(reader)) = self.catalogue.open_segment(self.timeline, number) {
+            if self.crossed(&reader, start, &mut begun, buf)? {
+                break;
+            }
+            number = number.next();
+        }
+        Ok(())
+    }
+
+    /// The same in one segment; whether that was all.
+    fn crossed(
+        &mut self,
+        reader: &Reader,
+        start: Lsn,
+        begun: &mut bool,
+        buf: &mut AlignedBuf,
+    ) -> Result<bool, DiskError> {
         let block = self.catalogue.identity.geometry.block_size as usize;
-        let (mut at, mut begun) = (0, false);
+        let mut at = 0;
         while at < reader.len() {
             let len = reader.read_at(at, buf)?;
             let Some(read) = buf.get(..len).filter(|read| !read.is_empty()) else { break };
@@ -360,19 +375,19 @@ impl<'a> Pass<'a> {
                 if let Err(error) = self.primed.validator.feed(page, &mut self.primed.index) {
                     self.pending.clear();
                     self.damage(error.at, DamageKind::Wal(error.kind));
-                    return Ok(());
+                    return Ok(true);
                 }
                 let validator = &self.primed.validator;
                 let last = validator.last_record().max(validator.running_record());
                 // One page more: a header may be split over two.
-                if begun || validator.last_record() >= Some(start) {
-                    return Ok(());
+                if *begun || validator.last_record() >= Some(start) {
+                    return Ok(true);
                 }
-                begun = last >= Some(start);
+                *begun = last >= Some(start);
             }
             at += len as u64;
         }
-        Ok(())
+        Ok(false)
     }
 
     fn damage(&mut self, at: Lsn, kind: DamageKind) {
