@@ -21,9 +21,9 @@ impl Mapped {
         options.offset(offset).len(len);
         #[expect(unsafe_code, reason = "a file that nobody writes to is mapped, to be read")]
         // SAFETY: a finished segment isn't written to: an archive's never, a server's not before it
-        // has another name, in the milliseconds that a piece is mapped. If somebody does so
-        // nonetheless, what is read is any bytes, of which nothing is believed that isn't checked
-        // where it is used; if somebody cuts the file off, the kernel ends the program by SIGBUS.
+        // has another name. If somebody does so nonetheless while a piece is mapped, what is read is
+        // any bytes, of which nothing is believed that isn't checked where it is used; if somebody
+        // cuts the file off, the kernel ends the program by SIGBUS.
         let map = unsafe { options.map(file) }.ok()?;
         map.advise(Advice::PopulateRead).ok()?;
         Some(Self(map))
