@@ -35,8 +35,8 @@ pub use error::{DecodeError, DecodeErrorKind};
 pub use notable::{Notable, RestorePointName, TimestampTz, is_switch};
 pub use page::{LONG_HEADER_LEN, LongHeader, PageFlags, PageHeader, SHORT_HEADER_LEN};
 pub use record::{
-    BlockImage, BlockReference, Compression, MAX_BLOCK_ID, MAX_RECORD_LEN, MalformedRecord,
-    RECORD_HEADER_LEN, RecordBody, RecordHeader, RelFileLocator, SpareBlocks,
+    BlockImage, BlockReference, Compression, MAX_BLOCK_ID, MAX_HEADERS_LEN, MAX_RECORD_LEN,
+    MalformedRecord, RECORD_HEADER_LEN, RecordBody, RecordHeader, RelFileLocator, SpareBlocks,
 };
 pub use rmgr::RmgrId;
 pub use validate::{Expect, Record, Validator, Visitor};

@@ -25,6 +25,10 @@ pub const RECORD_HEADER_LEN: usize = 24;
 pub const MAX_RECORD_LEN: u32 = 0x3FFF_FFFF;
 /// The greatest block id (`XLR_MAX_BLOCK_ID`).
 pub const MAX_BLOCK_ID: u8 = 32;
+/// The headers of a body have no more bytes: of 33 blocks at most 4, of an image 5 and 2 more, 12 of
+/// the relation and 4 of the block's number; 3 of the origin, 5 of the transaction above, 5 of the
+/// main data (`access/xlogrecord.h`).
+pub const MAX_HEADERS_LEN: usize = 33 * 27 + 13;
 
 /// The first byte of each header in a body (`XLR_BLOCK_ID_*`).
 pub(crate) mod block_id {
@@ -280,11 +284,12 @@ impl<'a> RecordBody<'a> {
         }
     }
 
-    /// What [`Self::read_head`] would find wrong, and else the bytes of the record's page images
-    /// (`XLogRecGetLen`): for whoever wants to know no more.
+    /// What [`Self::read`] would find wrong, and else the bytes of the record's page images
+    /// (`XLogRecGetLen`): for whoever wants to know no more. The body's last `missing` bytes needn't
+    /// be there, whosever they are: its headers, [`MAX_HEADERS_LEN`] at the most, are enough.
     ///
     /// # Errors
-    /// As [`Self::read_head`].
+    /// As [`Self::read`].
     #[inline]
     pub fn image_bytes_of(
         body: &[u8],
@@ -298,9 +303,8 @@ impl<'a> RecordBody<'a> {
             let of_block = block.image.map_or(0, |image| image.bytes.len());
             image_bytes = image_bytes.saturating_add(of_block);
         })?;
-        let left = reader.remaining().checked_sub(headers.announced);
-        let there = headers.main_len.checked_sub(missing);
-        let left = left.zip(there).and_then(|(left, there)| left.checked_sub(there));
+        let left = reader.remaining().saturating_add(missing).checked_sub(headers.announced);
+        let left = left.and_then(|left| left.checked_sub(headers.main_len));
         match left.ok_or(MalformedRecord::Short)? {
             0 => Ok(u32::try_from(image_bytes).unwrap_or(u32::MAX)),
             left => Err(MalformedRecord::Leftover(left)),
@@ -347,7 +351,6 @@ impl Headers {
         mut take: impl FnMut(BlockReference<'a>),
     ) -> Result<Self, MalformedRecord> {
         let short = || MalformedRecord::Short;
-        let body = reader.rest();
         let (mut main_len, mut origin, mut toplevel_xid) = (0, None, None);
         let mut before = None;
         // The headers end where just what they announced is left.
@@ -366,7 +369,7 @@ impl Headers {
                     break;
                 }
                 id => {
-                    let block = block_header(reader, id, before, body, version)?;
+                    let block = block_header(reader, id, before, version)?;
                     announced = announced.saturating_add(block.bytes());
                     before = Some((id, block.locator));
                     take(block);
@@ -377,15 +380,16 @@ impl Headers {
     }
 }
 
+/// Stands for an image and data of which only the length is known; a length has 16 bits.
+static UNKNOWN: [u8; 1 << 16] = [0; 1 << 16];
+
 /// A block's header (`XLogRecordBlockHeader` and what follows it), behind the one of `before`. Its
-/// image and data are bytes of the right number from the body's beginning, until it is known where
-/// they lie.
+/// image and data are zeros of the right number until it is known where they lie.
 #[inline]
 fn block_header<'a>(
-    reader: &mut Reader<'a>,
+    reader: &mut Reader<'_>,
     id: u8,
     before: Option<(u8, RelFileLocator)>,
-    body: &'a [u8],
     version: WalVersion,
 ) -> Result<BlockReference<'a>, MalformedRecord> {
     let short = || MalformedRecord::Short;
@@ -414,11 +418,8 @@ fn block_header<'a>(
         }
     };
     let block = reader.u32().ok_or_else(short)?;
-    let first = |len: u16| body.get(..usize::from(len)).ok_or(MalformedRecord::Short);
-    let image = match image {
-        Some((image, length)) => Some(BlockImage { bytes: first(length)?, ..image }),
-        None => None,
-    };
+    let unknown = |len: u16| UNKNOWN.get(..usize::from(len)).unwrap_or_default();
+    let image = image.map(|(image, length)| BlockImage { bytes: unknown(length), ..image });
     Ok(BlockReference {
         id,
         locator,
@@ -426,7 +427,7 @@ fn block_header<'a>(
         block,
         will_init: flags & WILL_INIT != 0,
         image,
-        data: if data > 0 { Some(first(data)?) } else { None },
+        data: if data > 0 { Some(unknown(data)) } else { None },
     })
 }
 
@@ -506,13 +507,32 @@ mod tests {
         assert_eq!(again.blocks.as_ptr().addr(), place);
     }
 
+    #[test]
+    fn image_bytes_are_told_by_the_headers() {
+        let version = WalVersion::from_major(18).unwrap();
+        // A block with a whole page as its image and 3 bytes of data; 200 bytes of main data.
+        let mut body = vec![0, HAS_IMAGE | HAS_DATA, 3, 0, 0, 32, 0, 0, 0];
+        body.extend([1, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0, 7, 0, 0, 0, block_id::DATA_SHORT, 200]);
+        let headers = body.len();
+        body.resize(headers + 8192 + 3 + 200, 0xAA);
+        assert_eq!(RecordBody::read(&body, version).unwrap().main_data.len(), 200);
+        for kept in [headers, headers + 1, headers + 8192, body.len()] {
+            let missing = body.len() - kept;
+            assert_eq!(RecordBody::image_bytes_of(&body[..kept], missing, version), Ok(8192));
+            let more = RecordBody::image_bytes_of(&body[..kept], missing + 1, version);
+            assert_eq!(more, Err(MalformedRecord::Leftover(1)));
+        }
+        let fewer = RecordBody::image_bytes_of(&body[..headers], 8192 + 3 + 199, version);
+        assert_eq!(fewer, Err(MalformedRecord::Short));
+    }
+
     proptest::proptest! {
-        /// The shorter way finds what the longer one finds, at every length of every body.
+        /// The shorter way finds what the longer one finds, at every length of every body, and
+        /// wherever that is cut off behind the headers.
         #[test]
         fn image_bytes_alone_are_refused_for_the_same_reason(
             mut body in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..90),
             ids in proptest::collection::vec((0..90_usize, 0..4_u8), 0..3),
-            missing in 0..3_usize,
             major in 10..=18_u32,
         ) {
             for (at, id) in ids {
@@ -522,13 +542,15 @@ mod tests {
             }
             let version = WalVersion::from_major(major).unwrap();
             for len in 0..=body.len() {
-                let read = RecordBody::read_head(
-                    &mut SpareBlocks::default(), &body[..len], missing, version);
-                let images = read.map(|read| {
+                let images = RecordBody::read(&body[..len], version).map(|read| {
                     read.blocks.iter().filter_map(|block| block.image).map(|image| image.bytes.len() as u32).sum()
                 });
-                let short = RecordBody::image_bytes_of(&body[..len], missing, version);
+                let short = RecordBody::image_bytes_of(&body[..len], 0, version);
                 proptest::prop_assert_eq!(images, short);
+                for kept in 0..len {
+                    let short = RecordBody::image_bytes_of(&body[..kept], len - kept, version);
+                    proptest::prop_assert!(short == images || short == Err(MalformedRecord::Short));
+                }
             }
         }
     }

@@ -130,6 +130,9 @@ impl<'a> Taker<'a> {
     /// Why there is none before `until`.
     pub fn run(&mut self, reader: &mut Reader, until: Lsn, sink: &mut dyn Sink) -> Result<(), End> {
         reader.expect_until(until);
+        if self.counts {
+            reader.expect_only_counting();
+        }
         while reader.standing().next < until {
             if self.config.interrupted.load(Ordering::Relaxed) {
                 return Err(End::Enough);

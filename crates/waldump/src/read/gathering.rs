@@ -4,7 +4,6 @@ use pg_types::Lsn;
 use wal_format::crc::{self, Crc32c};
 use wal_format::{RECORD_HEADER_LEN, RecordHeader};
 
-use super::reader::WHOLE_BYTES;
 use super::reason::Reason;
 use super::trouble::Stop;
 
@@ -14,34 +13,34 @@ pub(super) const KEPT_BYTES: usize = 1 << 20;
 /// A record on its way into the buffer.
 pub(super) struct Gathering {
     pub(super) got: u32,
+    /// So many bytes are kept.
+    keep: usize,
     /// The CRC over the body so far, of a record that isn't kept whole.
     crc: Option<Crc32c>,
 }
 
 impl Gathering {
-    pub(super) fn new(buffer: &mut Vec<u8>) -> Self {
+    /// Of more than `keep` bytes, which are at least a header, the rest only passes.
+    pub(super) fn new(buffer: &mut Vec<u8>, keep: usize) -> Self {
         buffer.clear();
         if buffer.capacity() > KEPT_BYTES {
             *buffer = Vec::new();
         }
-        Self { got: 0, crc: None }
+        Self { got: 0, keep, crc: None }
     }
 
     pub(super) fn take(&mut self, buffer: &mut Vec<u8>, bytes: &[u8]) {
-        match &mut self.crc {
-            None => buffer.extend_from_slice(bytes),
-            Some(crc) => crc.update(bytes),
-        }
         self.got = self.got.saturating_add(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
-    }
-
-    /// Goes on without keeping the bytes, where there have been too many.
-    pub(super) fn bound(&mut self, buffer: &[u8], header: &RecordHeader) {
-        let is_long = header.total_len as usize > WHOLE_BYTES;
-        if is_long && self.crc.is_none() && self.got as usize >= WHOLE_BYTES {
-            let mut crc = Crc32c::new();
-            crc.update(buffer.get(RECORD_HEADER_LEN..).unwrap_or_default());
-            self.crc = Some(crc);
+        let room = self.keep.saturating_sub(buffer.len());
+        let (kept, rest) = bytes.split_at_checked(room).unwrap_or((bytes, &[]));
+        buffer.extend_from_slice(kept);
+        if !rest.is_empty() {
+            let crc = self.crc.get_or_insert_with(|| {
+                let mut crc = Crc32c::new();
+                crc.update(buffer.get(RECORD_HEADER_LEN..).unwrap_or_default());
+                crc
+            });
+            crc.update(rest);
         }
     }
 

@@ -9,8 +9,8 @@
 
 use pg_types::{Lsn, SegmentNumber};
 use wal_format::{
-    MalformedRecord, PageFlags, PageHeader, RECORD_HEADER_LEN, RecordBody, RecordHeader,
-    SHORT_HEADER_LEN, SpareBlocks, WalVersion, is_switch,
+    MAX_HEADERS_LEN, MalformedRecord, PageFlags, PageHeader, RECORD_HEADER_LEN, RecordBody,
+    RecordHeader, SHORT_HEADER_LEN, SpareBlocks, WalVersion, is_switch,
 };
 
 use super::files::Segments;
@@ -63,6 +63,8 @@ pub struct Reader {
     end: Lsn,
     window: Window,
     gathered: Vec<u8>,
+    /// So much is kept of a record that is gathered.
+    keep: usize,
     standing: Standing,
     /// The record that was read last. It stays here: moving what was just put together costs as
     /// much as reading a small record.
@@ -90,6 +92,7 @@ impl Reader {
             end,
             window: Window::new(),
             gathered: Vec::new(),
+            keep: WHOLE_BYTES,
             standing: Standing { next: none, last: none, page: none, page_timeline: 0 },
             found: Found { lsn: none, end: none, header: RecordHeader::NONE, gathered: false },
             read: none,
@@ -196,6 +199,12 @@ impl Reader {
         RecordBody::image_bytes_of(self.body(), self.missing(), self.version)
     }
 
+    /// Says that nobody wants more of records than [`Self::image_bytes`]: they needn't be put
+    /// together.
+    pub fn expect_only_counting(&mut self) {
+        self.keep = RECORD_HEADER_LEN + MAX_HEADERS_LEN;
+    }
+
     /// Says that little is read behind a position.
     pub fn expect_until(&mut self, until: Lsn) {
         self.window.expect_until(until);
@@ -243,7 +252,7 @@ impl Reader {
             }
             self.standing.last = Lsn::INVALID;
             match self.read_record_at(at) {
-                Ok(Read::Record) => self.decode(&mut SpareBlocks::default()).is_ok(),
+                Ok(Read::Record) => self.image_bytes().is_ok(),
                 Ok(Read::Overwritten { .. }) | Err(_) => false,
             }
         });
@@ -297,7 +306,7 @@ impl Reader {
         loop {
             let before = self.read;
             self.next_record()?;
-            if let Err(how) = self.decode(&mut SpareBlocks::default()) {
+            if let Err(how) = self.image_bytes() {
                 return Err(self.malformed(before, how));
             }
             let lsn = self.found.lsn;
@@ -435,7 +444,7 @@ impl Reader {
         total_len: u32,
         mut header: Option<RecordHeader>,
     ) -> Result<Read, Stop> {
-        let mut gathering = Gathering::new(&mut self.gathered);
+        let mut gathering = Gathering::new(&mut self.gathered, self.keep);
         gathering.take(&mut self.gathered, self.window.get(at, left));
         loop {
             page = page.saturating_add(PAGE);
@@ -451,7 +460,6 @@ impl Reader {
                     *header.insert(whole)
                 }
             };
-            gathering.bound(&self.gathered, &header);
             if gathering.got >= total_len {
                 gathering.check_crc(at, &header, &self.gathered)?;
                 let rest = Lsn::new(u64::from(self.header.remaining)).max_align().as_u64();
