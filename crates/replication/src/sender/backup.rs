@@ -151,12 +151,10 @@ impl Sending {
 
     fn data(&mut self, bytes: &[u8], now: Instant, to: &mut Responses) {
         if !bytes.is_empty() {
-            if !self.to_client {
-                // It is only told how far it is.
-            } else if is_one_copy(self.version) {
-                to.copy_data_of(kind::DATA, bytes);
-            } else {
-                to.copy_data(bytes);
+            match (self.to_client, is_one_copy(self.version)) {
+                (true, true) => to.copy_data_of(kind::DATA, bytes),
+                (true, false) => to.copy_data(bytes),
+                (false, _) => {}
             }
             if let Some(pace) = &mut self.pace {
                 pace.sent(bytes.len(), now);

@@ -126,8 +126,9 @@ const REPORTED_SINCE_16: [&str; 15] = [
 ];
 
 /// What SHOW knows: what replication clients and people ask for, and what is reported at the start,
-/// in the order of SHOW ALL. A name, the first major version that has it, and its value. seawall is a standby without a database:
-/// what it can't know of the upstream's is what a standby with default settings has.
+/// in the order of SHOW ALL. A name, the first major version that has it, and its value. seawall is a
+/// standby without a database: what it can't know of the upstream's is what a standby with default
+/// settings has.
 const SETTINGS: [(&str, u32, Value); 60] = [
     ("application_name", 0, Value::OrGiven("")),
     ("archive_command", 0, Value::Is("(disabled)")),

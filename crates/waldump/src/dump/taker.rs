@@ -129,7 +129,6 @@ impl<'a> Taker<'a> {
     /// # Errors
     /// Why there is none before `until`.
     pub fn run(&mut self, reader: &mut Reader, until: Lsn, sink: &mut dyn Sink) -> Result<(), End> {
-        reader.expect_until(until);
         if self.counts {
             reader.expect_only_counting();
         }

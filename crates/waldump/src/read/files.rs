@@ -1,8 +1,8 @@
 //! Where segments come from: a directory of files, as they are or compressed, on one timeline or
 //! along a line of history.
 //!
-//! What is still written to, or compressed, is read by `pread`; what is finished may be mapped
-//! ([`super::window`]).
+//! Files are read by `pread` and never mapped: what is mapped counts as the program's memory, and
+//! a file that shrinks under a map kills it.
 
 use std::ffi::OsStr;
 use std::fs::File;

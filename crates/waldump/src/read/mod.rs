@@ -9,7 +9,6 @@
 pub mod again;
 pub mod files;
 mod gathering;
-mod map;
 mod packed;
 pub mod reader;
 pub mod reason;

@@ -205,11 +205,6 @@ impl Reader {
         self.keep = RECORD_HEADER_LEN + MAX_HEADERS_LEN;
     }
 
-    /// Says that little is read behind a position.
-    pub fn expect_until(&mut self, until: Lsn) {
-        self.window.expect_until(until);
-    }
-
     /// Where reading ends with the record that was found, which contradicts itself; `before` is the one
     /// before: the words of 14 name the record, those of 15 the one before it, since the reader
     /// works ahead there.

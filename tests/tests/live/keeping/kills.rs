@@ -15,7 +15,7 @@ use super::super::backup::{
     backup, backup_command, check_tables, list, recover, restore, restored, seawall, verified,
 };
 use super::super::common::{
-    LIMIT, Must, NAME, Random, Receiver, ReceiverOptions, server, server_flush,
+    LIMIT, Must, NAME, Random, Receiver, ReceiverOptions, full_run, server, server_flush,
 };
 use super::super::restore_wal::{Kept, work};
 use super::expire::expire;
@@ -23,8 +23,7 @@ use super::{assert_sound, verify_command};
 use crate::program::ended;
 
 fn for_how_long() -> Duration {
-    let full = std::env::var("SEAWALL_FULL").is_ok_and(|value| value == "1");
-    Duration::from_secs(if full { 600 } else { 12 })
+    Duration::from_secs(if full_run() { 600 } else { 12 })
 }
 
 /// Between two bursts of the load.
