@@ -227,12 +227,9 @@ impl Server {
 
     /// Makes a standby a primary, on a new timeline; returns when it can be written to.
     pub fn promote(&self) -> Result<(), Error> {
-        if self.install().major >= 12 {
-            self.sql("SELECT pg_promote(true, 60)")?;
-        } else {
-            let mut promote = self.install().command("pg_ctl");
-            run(promote.arg("promote").arg("-D").arg(&self.data), SQL_LIMIT, "pg_ctl promote")?;
-        }
+        // Not pg_promote(): its session is one that recovery may cancel.
+        let mut promote = self.install().command("pg_ctl");
+        run(promote.arg("promote").arg("-D").arg(&self.data), SQL_LIMIT, "pg_ctl promote")?;
         self.wait_until("the end of recovery", SQL_LIMIT, "NOT pg_is_in_recovery()")
     }
 
