@@ -29,6 +29,9 @@ fn for_how_long() -> Duration {
 /// Between two bursts of the load.
 const PAUSE: Duration = Duration::from_millis(200);
 
+/// Of so many bursts, rows are there at once: a backup is taken within seconds also after ten minutes.
+const BURSTS_KEPT: u32 = 16;
+
 /// Runs a program, and kills it within so long; every third is let run to its end. Says how it
 /// ended, unless it was killed.
 fn now_and_then_killed(
@@ -105,7 +108,10 @@ fn whatever_is_killed_every_listed_backup_is_given_back() {
     let seed = Random::new("expire under kills").below(u64::MAX);
     thread::scope(|scope| {
         scope.spawn(|| {
-            while going() {
+            for burst in (1..).take_while(|_: &u32| going()) {
+                if burst % BURSTS_KEPT == 0 {
+                    primary.sql("TRUNCATE t").must();
+                }
                 work(&primary);
                 thread::sleep(PAUSE);
             }
