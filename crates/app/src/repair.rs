@@ -140,7 +140,7 @@ impl Source {
 
 fn fetch_archived(catalogue: &Catalogue, wanted: Wanted, to: &Path) -> io::Result<bool> {
     let (timeline, number) = wanted;
-    let opened = catalogue.open_segment_ahead(timeline, number).map_err(io::Error::other)?;
+    let opened = catalogue.open_segment(timeline, number).map_err(io::Error::other)?;
     let Some(reader) = opened else { return Ok(false) };
     let (mut file, mut buf, mut at) = (File::create(to)?, AlignedBuf::zeroed(CHUNK_LEN), 0);
     while at < reader.len() {

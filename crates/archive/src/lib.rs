@@ -60,6 +60,7 @@ pub use gap::{Gap, gaps};
 pub use index::{ENTRIES_PER_FILE, ENTRY_LEN, IndexEntry};
 pub use layout::Layout;
 pub use open::{Archive, Claim, Withdrawn};
+pub use packed::FRAME_LEN;
 pub use publish::Published;
 pub use reader::{Proof, Reader};
 pub use resume::{LostBranch, Resume, Stored};

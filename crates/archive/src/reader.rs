@@ -85,6 +85,13 @@ impl Reader {
         Ok(self.file.read_at(offset, buf, buf.capacity())?.min(left))
     }
 
+    /// Whether to read a part costs reading all before it: then it is read by one thread, from front
+    /// to end.
+    #[must_use]
+    pub fn is_in_order(&self) -> bool {
+        self.file.is_in_order()
+    }
+
     /// What the system can send the bytes from by itself; `None` if the file isn't a segment as it
     /// is, but compressed, say.
     #[must_use]
@@ -176,24 +183,6 @@ impl Catalogue {
         let path = self.layout.segment(timeline, number);
         let reader = self.reader(&path, timeline, number)?;
         reader.map(|reader| self.whole(reader)).transpose()
-    }
-
-    /// The same for who reads all of it, from front to end: a compressed one is unpacked by several
-    /// threads, ahead of that.
-    ///
-    /// # Errors
-    /// If it isn't whole, or the disk fails.
-    pub fn open_segment_ahead(
-        &self,
-        timeline: TimelineId,
-        number: SegmentNumber,
-    ) -> Result<Option<Reader>, ArchiveError> {
-        let path = self.layout.segment(timeline, number);
-        let (file, path) = match self.open_wal_ahead(&path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            opened => opened?,
-        };
-        self.whole(Reader::new(file, path, timeline, number)?).map(Some)
     }
 
     fn whole(&self, reader: Reader) -> Result<Reader, ArchiveError> {

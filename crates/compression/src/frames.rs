@@ -5,18 +5,17 @@
 //!
 //! Never unpacked by trust: a frame whose content isn't what it says is an error.
 
-use std::io::{self, BufRead, Read, Write};
+mod lz4;
 
-use flate2::GzBuilder;
-use flate2::bufread::GzDecoder;
-use lz4_flex::frame::{BlockMode, BlockSize, FrameDecoder, FrameEncoder, FrameInfo};
+use std::io::{self, Write};
+
+use flate2::{Decompress, FlushDecompress, GzBuilder, Status};
+use lz4_flex::frame::{BlockMode, BlockSize, FrameEncoder, FrameInfo};
 
 use crate::{GZIP_FAST, Method, ZSTD_LEVEL};
 
 /// `Magic_Number` of a Zstandard frame (RFC 8878, 3.1.1).
 const ZSTD_MAGIC: u32 = 0xFD2F_B528;
-/// The magic of an LZ4 frame (`lz4_Frame_format.md`).
-const LZ4_MAGIC: u32 = 0x184D_2204;
 /// A member of gzip: its magic, deflate, and that there is an extra field (RFC 1952, 2.3.1).
 const GZIP_MAGIC: u32 = 0x0408_8B1F;
 /// The extra field: 12 bytes, of which this subfield takes all: `SW`, 8 bytes, which are the lengths
@@ -24,6 +23,7 @@ const GZIP_MAGIC: u32 = 0x0408_8B1F;
 const GZIP_EXTRA: [u8; 6] = [12, 0, b'S', b'W', 8, 0];
 /// Where the lengths are in a member, behind ten bytes of header and the above.
 const GZIP_LENGTHS: usize = 16;
+const GZIP_HEADER_LEN: usize = GZIP_LENGTHS + 8;
 
 /// As much is looked at in one place: no header is longer.
 pub const PEEK_LEN: usize = 24;
@@ -55,7 +55,7 @@ impl Method {
     pub fn frames(self, len: u64, peek: &mut Peek<'_>) -> Option<Vec<Frame>> {
         let frame_at = match self {
             Self::Zstd => zstd_frame,
-            Self::Lz4 => lz4_frame,
+            Self::Lz4 => lz4::frame,
             Self::Gzip => gzip_frame,
         };
         let (mut frames, mut at) = (Vec::new(), 0_u64);
@@ -83,9 +83,12 @@ impl Method {
                 packed.extend_from_slice(&frame);
             }
             Self::Lz4 => {
+                // A block's checksum is of what it is packed to, a tenth of its content: that one is
+                // looked at here. lz4 1.9.4 fails at frames without the other one behind each other.
                 let info = FrameInfo::new()
                     .block_size(BlockSize::Max256KB)
                     .block_mode(BlockMode::Independent)
+                    .block_checksums(true)
                     .content_checksum(true)
                     .content_size(Some(content.len() as u64));
                 let mut encoder = FrameEncoder::with_frame_info(info, packed);
@@ -115,7 +118,12 @@ impl Method {
     /// What unpacks frames one by one.
     #[must_use]
     pub fn unpacker(self) -> Unpacker {
-        Unpacker { method: self, zstd: zrip::DecompressContext::new() }
+        Unpacker {
+            method: self,
+            zstd: zrip::DecompressContext::new(),
+            unpacked: Vec::new(),
+            inflate: Decompress::new(false),
+        }
     }
 }
 
@@ -123,47 +131,58 @@ impl Method {
 pub struct Unpacker {
     method: Method,
     zstd: zrip::DecompressContext,
+    unpacked: Vec<u8>,
+    inflate: Decompress,
 }
 
 impl Unpacker {
-    /// Unpacks a frame that says that its content has `len` bytes, in place of what is in `content`.
+    /// Unpacks a frame to where there is just the room that its content is said to need.
     ///
     /// # Errors
     /// If it doesn't hold, or isn't as long; what is in `content` then is worth nothing.
-    pub fn unpack(&mut self, frame: &[u8], len: usize, content: &mut Vec<u8>) -> io::Result<()> {
-        content.clear();
+    pub fn unpack(&mut self, frame: &[u8], content: &mut [u8]) -> io::Result<()> {
         match self.method {
-            Method::Zstd => {
-                let unpacked = self.zstd.decompress_into_with_limit(frame, content, len);
-                unpacked.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-            }
-            Method::Lz4 => {
-                let mut decoder = FrameDecoder::new(frame);
-                loop {
-                    let block = decoder.fill_buf()?;
-                    let got = block.len();
-                    if got == 0 {
-                        break;
-                    }
-                    if got > len.saturating_sub(content.len()) {
-                        return Err(odd_length());
-                    }
-                    content.extend_from_slice(block);
-                    decoder.consume(got);
-                }
-            }
-            Method::Gzip => {
-                content.resize(len, 0);
-                let mut decoder = GzDecoder::new(frame);
-                decoder.read_exact(content)?;
-                // Its end is where the checksum is looked at.
-                if decoder.read(&mut [0])? != 0 {
-                    return Err(odd_length());
-                }
-            }
+            Method::Zstd => self.decompress(frame, content),
+            Method::Lz4 => lz4::unpack(frame, content),
+            Method::Gzip => self.inflate(frame, content),
         }
-        if content.len() == len { Ok(()) } else { Err(odd_length()) }
     }
+
+    /// zrip has memory of its own.
+    fn decompress(&mut self, frame: &[u8], content: &mut [u8]) -> io::Result<()> {
+        self.unpacked.clear();
+        let into = &mut self.unpacked;
+        let unpacked = self.zstd.decompress_into_with_limit(frame, into, content.len());
+        unpacked.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        if self.unpacked.len() != content.len() {
+            return Err(odd_length());
+        }
+        content.copy_from_slice(&self.unpacked);
+        Ok(())
+    }
+
+    /// The member's content. Its trailer is what [flate2's decoder](flate2::bufread::GzDecoder) would
+    /// check, too, with a slower checksum.
+    fn inflate(&mut self, member: &[u8], content: &mut [u8]) -> io::Result<()> {
+        let body = member.get(GZIP_HEADER_LEN..).and_then(|body| body.split_last_chunk::<8>());
+        let Some((deflated, [a, b, c, d, len @ ..])) = body else { return Err(odd_length()) };
+        self.inflate.reset(false);
+        let status = self.inflate.decompress(deflated, content, FlushDecompress::Finish)?;
+        let all = (self.inflate.total_in(), self.inflate.total_out())
+            == (deflated.len() as u64, content.len() as u64)
+            && u32::from_le_bytes(*len) as usize == content.len();
+        if status != Status::StreamEnd || !all {
+            return Err(odd_length());
+        }
+        let crc = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32IsoHdlc, content);
+        checked(crc == u64::from(u32::from_le_bytes([*a, *b, *c, *d])))
+    }
+}
+
+/// What a checksum said.
+fn checked(holds: bool) -> io::Result<()> {
+    let broken = || io::Error::new(io::ErrorKind::InvalidData, "a frame's checksum doesn't hold");
+    holds.then_some(()).ok_or_else(broken)
 }
 
 fn odd_length() -> io::Error {
@@ -209,26 +228,6 @@ fn zstd_frame(start: u64, len: u64, peek: &mut Peek<'_>) -> Option<(u64, u64)> {
             let end = at.checked_add(if descriptor & 4 != 0 { 4 } else { 0 })?;
             return Some((end, content));
         }
-    }
-    None
-}
-
-fn lz4_frame(start: u64, len: u64, peek: &mut Peek<'_>) -> Option<(u64, u64)> {
-    let peeked = peek(start);
-    let [.., flags] = *peeked.first_chunk::<5>()?;
-    if number(&peeked, 0, 4) != u64::from(LZ4_MAGIC) || flags & 0x08 == 0 {
-        return None;
-    }
-    let content = number(&peeked, 6, 8);
-    let checksum = |bit: u8| if flags & bit != 0 { 4 } else { 0 };
-    let mut at = start.checked_add(15 + checksum(0x01))?;
-    while at < len {
-        let header = word(at, peek);
-        at = at.checked_add(4)?;
-        if header == 0 {
-            return Some((at.checked_add(checksum(0x04))?, content));
-        }
-        at = at.checked_add(u64::from(header & 0x7FFF_FFFF) + checksum(0x10))?;
     }
     None
 }
@@ -283,11 +282,12 @@ mod tests {
                     assert_eq!(found, None);
                     continue;
                 }
-                let (mut unpacker, mut content) = (method.unpacker(), Vec::new());
+                let mut unpacker = method.unpacker();
                 for (frame, piece) in found.unwrap().iter().zip(bytes.chunks(piece)).rev() {
                     let from = usize::try_from(frame.at).unwrap();
                     let frame_bytes = &packed[from..from + frame.len];
-                    unpacker.unpack(frame_bytes, frame.content, &mut content).unwrap();
+                    let mut content = vec![0xA5; frame.content];
+                    unpacker.unpack(frame_bytes, &mut content).unwrap();
                     assert!(content == piece, "{method}");
                 }
             }
@@ -316,17 +316,19 @@ mod tests {
         let bytes: Vec<u8> = (0..2000_u32).flat_map(|i| (i / 5).to_le_bytes()).collect();
         for method in Method::ALL {
             let whole = packed(method, &bytes, bytes.len());
-            let (mut unpacker, mut content) = (method.unpacker(), Vec::new());
+            let mut unpacker = method.unpacker();
             for at in 0..whole.len() * 8 {
                 let mut damaged = whole.clone();
                 damaged[at / 8] ^= 1 << (at % 8);
-                if unpacker.unpack(&damaged, bytes.len(), &mut content).is_ok() {
+                let mut content = vec![0xA5; bytes.len()];
+                if unpacker.unpack(&damaged, &mut content).is_ok() {
                     assert!(content == bytes, "{method}, bit {at}");
                 }
                 _ = frames(method, &damaged);
             }
-            assert!(unpacker.unpack(&whole, bytes.len() - 1, &mut content).is_err(), "{method}");
-            assert!(unpacker.unpack(&whole, bytes.len() + 1, &mut content).is_err(), "{method}");
+            for odd in [bytes.len() - 1, bytes.len() + 1] {
+                assert!(unpacker.unpack(&whole, &mut vec![0; odd]).is_err(), "{method}");
+            }
         }
     }
 }

@@ -36,6 +36,11 @@ pub trait ReadAt: Send + Sync {
         Ok(self.len()? == 0)
     }
 
+    /// Whether to read a part costs reading all before it.
+    fn is_in_order(&self) -> bool {
+        false
+    }
+
     /// What the system can send the file's bytes from by itself; `None` where they aren't in a
     /// file as they are read.
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {

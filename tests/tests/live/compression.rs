@@ -48,7 +48,8 @@ fn unpacked(path: &Path, method: Method) -> Vec<u8> {
     let tool = method.to_string();
     let tool = system_program(&tool, &tool).must();
     let output = Command::new(tool).arg("-dc").arg(path).output().must();
-    assert!(output.status.success(), "{method} of {}: {output:?}", path.display());
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{method} of {}: {said}", path.display());
     output.stdout
 }
 

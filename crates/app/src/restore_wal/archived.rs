@@ -119,7 +119,7 @@ struct Segment<'a> {
 impl Segment<'_> {
     fn deliver(&self) -> Result<(), Refusal> {
         let Self { catalogue, timeline, number, .. } = *self;
-        if let Some(reader) = catalogue.open_segment_ahead(timeline, number)? {
+        if let Some(reader) = catalogue.open_segment(timeline, number)? {
             return self.pass_on(&reader);
         }
         // Its state is asked for first, so that what it does meanwhile is seen behind.

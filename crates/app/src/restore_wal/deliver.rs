@@ -1,15 +1,19 @@
 //! The file beside `%p`, and the copying into it.
 //!
+//! A segment goes in pieces, and there are three jobs with each: to read (and so unpack) it, to write
+//! it, to prove it when all before it is proved. A few threads do whatever can be done: several may
+//! read at once, one proves, and one writes, since the file system has others wait in turn.
+//!
 //! It is written under a name of its own and renamed when all of it has held, so that whatever is
 //! at `%p` is whole. Never a link to the archive's file: the server renames and overwrites what it
 //! was given. Never an fsync: the server does that for what it keeps.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use archive::{Proof, Reader};
@@ -23,10 +27,11 @@ use super::{Kind, Refusal};
 const TEMPORARY: &str = "xlogtemp.seawall";
 /// WAL is its owner's to read, nobody else's.
 const FILE_MODE: u32 = 0o600;
-/// What is read, proved and written at once: it fits into a processor's own cache.
-const CHUNK: usize = 256 << 10;
-/// As many are under way: one being proved, others being written.
-const CHUNKS: usize = 3;
+/// What is read, proved and written at once: it fits into a processor's own cache. Compressed
+/// segments are frames of as much.
+const PIECE: usize = archive::FRAME_LEN;
+/// Proving is done by one at a time: more have nothing to do.
+const MAX_THREADS: usize = 4;
 
 /// A file that is being delivered; removed unless it is [published](Self::publish).
 pub(super) struct Target {
@@ -88,37 +93,31 @@ impl Drop for Target {
     }
 }
 
-/// A piece of a segment, on its way.
-struct Chunk {
-    bytes: Arc<AlignedBuf>,
-    at: u64,
-    len: usize,
-}
-
-/// Delivers a segment, `size` bytes with zeros behind its end, proving what is written: a second
-/// thread writes while this one reads and proves.
-pub(super) fn copy(
-    reader: &Reader,
-    mut proof: Proof,
-    path: &Path,
-    size: u64,
-) -> Result<(), Refusal> {
+/// Delivers a segment, `size` bytes with zeros behind its end, proving what is written.
+pub(super) fn copy(reader: &Reader, proof: Proof, path: &Path, size: u64) -> Result<(), Refusal> {
     let target = Target::create(path)?;
-    let (to_write, written) = (sync_channel(CHUNKS), sync_channel(CHUNKS));
-    for _ in 0..CHUNKS {
-        // There is room for as many.
-        _ = written.0.send(Arc::new(AlignedBuf::zeroed(CHUNK)));
-    }
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    let threads = if reader.is_in_order() { 1 } else { processors.min(MAX_THREADS) };
+    let delivery = &Delivery::new(reader, &target, proof, threads);
     thread::scope(|scope| {
-        let (writing, free) = (&target, written.1);
-        let writer = scope.spawn(move || write(writing, &to_write.1, &written.0));
-        let read = read(reader, &mut proof, &to_write.0, &free);
-        drop(to_write.0);
-        let wrote = writer.join().unwrap_or_else(|_| {
-            Err(Refusal::new(Kind::Unsure, "the thread that writes has failed"))
+        let here = rustix::thread::sched_getcpu();
+        let more = (1..threads).filter_map(|nth| {
+            let thread = thread::Builder::new().name("deliver".to_owned());
+            let work = move || {
+                go_elsewhere(here, nth);
+                delivery.work();
+            };
+            // What can't be had is done by the others.
+            thread.spawn_scoped(scope, work).ok()
         });
-        read.and(wrote)
-    })?;
+        let more: Vec<_> = more.collect();
+        // One that was just started begins where this one runs, and goes elsewhere at once.
+        thread::yield_now();
+        delivery.work();
+        // Its job says so if one panicked.
+        more.into_iter().for_each(|thread| _ = thread.join());
+    });
+    delivery.end()?;
     let zeros = [0; 64 << 10];
     let mut at = reader.len();
     while at < size {
@@ -129,43 +128,218 @@ pub(super) fn copy(
     target.publish()
 }
 
-/// Reads, hands over, proves. It ends early where the writer has.
-fn read(
-    reader: &Reader,
-    proof: &mut Proof,
-    to_write: &SyncSender<Chunk>,
-    free: &Receiver<Arc<AlignedBuf>>,
-) -> Result<(), Refusal> {
-    let mut at = 0;
-    while at < reader.len() {
-        let Ok(mut bytes) = free.recv() else { return Ok(()) };
-        // The writer sent the only other one.
-        let Some(buf) = Arc::get_mut(&mut bytes) else {
-            return Err(Refusal::new(Kind::Unsure, "a buffer was given back too early"));
-        };
-        let len = reader.read_at(at, buf)?;
-        if len == 0 {
-            let message = format!("{} became shorter while it was read", reader.path().display());
-            return Err(Refusal::new(Kind::Unsure, message));
-        }
-        if to_write.send(Chunk { bytes: Arc::clone(&bytes), at, len }).is_err() {
-            return Ok(());
-        }
-        proof.feed(bytes.get(..len).unwrap_or_default())?;
-        at += len as u64;
+/// Moves a thread to the `nth` of the processors that aren't `taken`. It begins on that of the thread
+/// which started it, and where the system sees no cache that they share, as in many virtual machines,
+/// it stays there for longer than all of this takes.
+fn go_elsewhere(taken: usize, nth: usize) {
+    use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
+    let Ok(allowed) = sched_getaffinity(None) else { return };
+    let mut others = (0..CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu) && *cpu != taken);
+    let Some(other) = others.nth(nth - 1) else { return };
+    let mut only = CpuSet::new();
+    only.set(other);
+    // Only to get there: what comes then is the system's again.
+    if sched_setaffinity(None, &only).is_ok() {
+        _ = sched_setaffinity(None, &allowed);
     }
-    Ok(())
 }
 
-fn write(
-    target: &Target,
-    to_write: &Receiver<Chunk>,
-    free: &SyncSender<Arc<AlignedBuf>>,
-) -> Result<(), Refusal> {
-    for Chunk { bytes, at, len } in to_write {
-        target.write(at, bytes.get(..len).unwrap_or_default())?;
-        // Nobody waits for it at the end.
-        _ = free.send(bytes);
+/// A segment on its way, by several threads.
+struct Delivery<'a> {
+    reader: &'a Reader,
+    target: &'a Target,
+    /// Who has the job has it, nobody else.
+    proof: Mutex<Proof>,
+    state: Mutex<State>,
+    /// Something is done.
+    changed: Condvar,
+}
+
+/// How far it is.
+struct State {
+    /// The offset of the piece that is read next.
+    next: u64,
+    /// What is read and not done with, by its offset.
+    pieces: BTreeMap<u64, Piece>,
+    free: Vec<AlignedBuf>,
+    /// All before this offset is proved.
+    proved: u64,
+    proving: bool,
+    writing: bool,
+    /// So many threads have nothing to do for now.
+    waiting: usize,
+    failed: Option<Refusal>,
+}
+
+/// A piece that is read.
+struct Piece {
+    bytes: Arc<AlignedBuf>,
+    len: usize,
+    is_written: bool,
+    is_proved: bool,
+}
+
+/// What one thread does at a time, with the piece at an offset.
+enum Job {
+    Read(u64, AlignedBuf),
+    Write(u64, Arc<AlignedBuf>, usize),
+    Prove(u64, Arc<AlignedBuf>, usize),
+}
+
+impl State {
+    /// The next job, if there is one that nobody hinders. Those that get rid of a piece come first.
+    fn job(&mut self, end: u64) -> Option<Job> {
+        if !self.writing {
+            let first = self.pieces.iter().find(|(_, piece)| !piece.is_written);
+            if let Some((at, piece)) = first {
+                self.writing = true;
+                return Some(Job::Write(*at, Arc::clone(&piece.bytes), piece.len));
+            }
+        }
+        if !self.proving
+            && let Some(piece) = self.pieces.get(&self.proved)
+        {
+            self.proving = true;
+            return Some(Job::Prove(self.proved, Arc::clone(&piece.bytes), piece.len));
+        }
+        if self.next >= end {
+            return None;
+        }
+        let at = self.next;
+        let buf = self.free.pop()?;
+        self.next += PIECE as u64;
+        Some(Job::Read(at, buf))
     }
-    Ok(())
+
+    /// Whether nothing is left, or nothing is to be done any more.
+    fn is_over(&self, end: u64) -> bool {
+        self.failed.is_some() || self.proved >= end && self.pieces.is_empty()
+    }
+
+    /// Notes what was done with a piece; gives its memory back after both.
+    fn done(&mut self, at: u64, done: impl FnOnce(&mut Piece)) {
+        let Some(piece) = self.pieces.get_mut(&at) else { return };
+        done(piece);
+        if piece.is_written && piece.is_proved {
+            let piece = self.pieces.remove(&at);
+            self.free.extend(piece.and_then(|piece| Arc::into_inner(piece.bytes)));
+        }
+    }
+}
+
+impl<'a> Delivery<'a> {
+    fn new(reader: &'a Reader, target: &'a Target, proof: Proof, threads: usize) -> Self {
+        // One each, and some that wait for the one who writes.
+        let free = (0..threads + 2).map(|_| AlignedBuf::zeroed(PIECE)).collect();
+        let state = State {
+            next: 0,
+            pieces: BTreeMap::new(),
+            free,
+            proved: 0,
+            proving: false,
+            writing: false,
+            waiting: 0,
+            failed: None,
+        };
+        let (proof, state) = (Mutex::new(proof), Mutex::new(state));
+        Self { reader, target, proof, state, changed: Condvar::new() }
+    }
+
+    /// Does job after job, until all is done or something failed.
+    fn work(&self) {
+        // Whoever waits learns of it also if this thread panics.
+        let _panicking = OnPanic(self);
+        let end = self.reader.len();
+        let mut state = self.lock();
+        while !state.is_over(end) {
+            let Some(job) = state.job(end) else {
+                state.waiting += 1;
+                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                state.waiting -= 1;
+                continue;
+            };
+            drop(state);
+            state = match job {
+                Job::Read(at, buf) => self.read(at, buf),
+                Job::Write(at, bytes, len) => self.write(at, bytes, len),
+                Job::Prove(at, bytes, len) => self.prove(at, bytes, len),
+            };
+            if state.waiting > 0 {
+                self.changed.notify_all();
+            }
+        }
+    }
+
+    fn read(&self, at: u64, mut buf: AlignedBuf) -> MutexGuard<'_, State> {
+        let read = self.reader.read_at(at, &mut buf);
+        let wanted = self.reader.len().saturating_sub(at).min(PIECE as u64);
+        let mut state = self.lock();
+        match read {
+            Ok(len) if len as u64 == wanted => {
+                let piece =
+                    Piece { bytes: Arc::new(buf), len, is_written: false, is_proved: false };
+                state.pieces.insert(at, piece);
+            }
+            Ok(_) => {
+                let path = self.reader.path().display();
+                let message = format!("{path} became shorter while it was read");
+                state.failed = Some(Refusal::new(Kind::Unsure, message));
+            }
+            Err(error) => state.failed = Some(error.into()),
+        }
+        state
+    }
+
+    fn write(&self, at: u64, bytes: Arc<AlignedBuf>, len: usize) -> MutexGuard<'_, State> {
+        let written = self.target.write(at, bytes.get(..len).unwrap_or_default());
+        let mut state = self.lock();
+        drop(bytes);
+        state.writing = false;
+        match written {
+            Ok(()) => state.done(at, |piece| piece.is_written = true),
+            Err(refusal) => state.failed = Some(refusal),
+        }
+        state
+    }
+
+    fn prove(&self, at: u64, bytes: Arc<AlignedBuf>, len: usize) -> MutexGuard<'_, State> {
+        let mut proof = self.proof.lock().unwrap_or_else(PoisonError::into_inner);
+        let holds = proof.feed(bytes.get(..len).unwrap_or_default());
+        drop(proof);
+        let mut state = self.lock();
+        drop(bytes);
+        state.proving = false;
+        match holds {
+            Ok(()) => {
+                state.proved = at + len as u64;
+                state.done(at, |piece| piece.is_proved = true);
+            }
+            Err(error) => state.failed = Some(error.into()),
+        }
+        state
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How it went.
+    fn end(&self) -> Result<(), Refusal> {
+        self.lock().failed.take().map_or(Ok(()), Err)
+    }
+}
+
+struct OnPanic<'a>(&'a Delivery<'a>);
+
+impl Drop for OnPanic<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        if thread::panicking() {
+            let failed = Refusal::new(Kind::Unsure, "a thread that delivers has failed");
+            state.failed = Some(failed);
+        }
+        // Nobody waits for one who has ended.
+        self.0.changed.notify_all();
+    }
 }

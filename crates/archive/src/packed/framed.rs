@@ -1,11 +1,12 @@
 //! A file of frames that stand by themselves: to read a place is to unpack the frame that it is in.
 //!
-//! The last few frames are kept: readers at different places of one segment don't unpack for each
+//! Who reads a whole frame has it unpacked to where it is wanted, by several threads at once. Of others
+//! the last few frames are kept: readers at different places of one segment don't unpack for each
 //! other, and nobody unpacks a frame for each page of it.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use compression::{Frame, Method, PEEK_LEN, Unpacker};
 use disk::{AlignedBuf, DiskError, ReadAt};
@@ -15,6 +16,10 @@ use super::{copy, corrupt};
 /// So many frames are kept: a megabyte.
 const KEPT: usize = 4;
 
+/// The lengths in so much of a file are looked at by one read: of what compresses well that is dozens
+/// of frames.
+const PEEKED: usize = 32 << 10;
+
 /// An open file all of whose content is in frames.
 pub(crate) struct Framed {
     file: Box<dyn ReadAt>,
@@ -23,17 +28,14 @@ pub(crate) struct Framed {
     /// With where their contents begin.
     frames: Vec<(u64, Frame)>,
     size: u64,
-    kept: Mutex<Kept>,
-}
-
-struct Kept {
-    worker: Worker,
     /// By their places, what was read last at the end.
-    contents: VecDeque<(usize, Vec<u8>)>,
+    kept: Mutex<VecDeque<(usize, Vec<u8>)>>,
+    /// Those that nobody works with.
+    workers: Mutex<Vec<Worker>>,
 }
 
 /// What unpacks, one frame after the other.
-pub(super) struct Worker {
+struct Worker {
     unpacker: Unpacker,
     frame: AlignedBuf,
 }
@@ -57,54 +59,72 @@ impl Framed {
         if start != size {
             return Err(file);
         }
-        let kept = Kept { worker: Worker::new(method, &placed), contents: VecDeque::new() };
-        let (path, kept) = (path.to_owned(), Mutex::new(kept));
-        Ok(Self { file, path, method, frames: placed, size, kept })
-    }
-
-    /// How many there are.
-    pub(super) fn count(&self) -> usize {
-        self.frames.len()
-    }
-
-    pub(super) fn worker(&self) -> Worker {
-        Worker::new(self.method, &self.frames)
+        let path = path.to_owned();
+        let (kept, workers) = (Mutex::default(), Mutex::default());
+        Ok(Self { file, path, method, frames: placed, size, kept, workers })
     }
 
     /// The frame that this offset is in, and how far behind its start.
-    pub(super) fn place(&self, offset: u64) -> Option<(usize, usize)> {
+    fn place(&self, offset: u64) -> Option<(usize, usize)> {
         let place = self.frames.partition_point(|(start, _)| *start <= offset).checked_sub(1)?;
         let (start, frame) = self.frames.get(place)?;
         let within = usize::try_from(offset - start).ok()?;
         (within < frame.content).then_some((place, within))
     }
 
-    /// Unpacks a frame, in place of what is in `content`.
-    pub(super) fn unpack(
-        &self,
-        place: usize,
-        worker: &mut Worker,
-        content: &mut Vec<u8>,
-    ) -> Result<(), DiskError> {
-        let Some((_, frame)) = self.frames.get(place) else {
-            content.clear();
-            return Ok(());
-        };
+    /// Unpacks a frame to where there is just the room for its content.
+    fn unpack(&self, place: usize, content: &mut [u8]) -> Result<(), DiskError> {
+        let Some((_, frame)) = self.frames.get(place) else { return Ok(()) };
+        let spare = lock(&self.workers).pop();
+        let mut worker = spare.unwrap_or_else(|| Worker::new(self.method, &self.frames));
         let got = self.file.read_at(frame.at, &mut worker.frame, frame.len)?;
         let bytes = worker.frame.get(..got.min(frame.len)).unwrap_or_default();
-        let unpacked = worker.unpacker.unpack(bytes, frame.content, content);
+        let unpacked = worker.unpacker.unpack(bytes, content);
+        lock(&self.workers).push(worker);
         unpacked.map_err(|error| corrupt(&self.path, error))
     }
+
+    /// Copies what a frame has from there on; it is unpacked if it isn't kept.
+    fn copy_kept(&self, place: usize, within: usize, to: &mut [u8]) -> Result<usize, DiskError> {
+        let mut kept = lock(&self.kept);
+        let found = kept.iter().position(|(kept, _)| *kept == place);
+        let content = match found.and_then(|found| kept.remove(found)) {
+            Some((_, content)) => content,
+            None => {
+                let oldest = if kept.len() < KEPT { None } else { kept.pop_front() };
+                let mut content = oldest.map(|(_, content)| content).unwrap_or_default();
+                content.resize(self.content_len(place), 0);
+                self.unpack(place, &mut content)?;
+                content
+            }
+        };
+        let copied = copy(content.get(within..).unwrap_or_default(), to);
+        kept.push_back((place, content));
+        Ok(copied)
+    }
+
+    fn content_len(&self, place: usize) -> usize {
+        self.frames.get(place).map_or(0, |(_, frame)| frame.content)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The frames of a file; what can't be read has none.
 fn find(file: &dyn ReadAt, method: Method) -> Option<Vec<Frame>> {
-    let (len, mut buf) = (file.len().ok()?, AlignedBuf::zeroed(disk::BLOCK));
+    let (len, mut buf) = (file.len().ok()?, AlignedBuf::zeroed(PEEKED));
+    let mut read = 0..0;
     let mut peek = |at: u64| {
-        let got = file.read_at(at, &mut buf, PEEK_LEN).unwrap_or(0);
-        let mut peeked = [0; PEEK_LEN];
-        peeked.iter_mut().zip(buf.iter().take(got)).for_each(|(to, from)| *to = *from);
-        peeked
+        let end = at.saturating_add(PEEK_LEN as u64);
+        if !(read.start <= at && end <= read.end) {
+            let got = file.read_at(at, &mut buf, PEEKED).unwrap_or(0);
+            buf.iter_mut().skip(got).take(PEEK_LEN).for_each(|byte| *byte = 0);
+            read = at..at.saturating_add(got.max(PEEK_LEN) as u64);
+        }
+        let from = usize::try_from(at - read.start).ok().and_then(|from| buf.get(from..));
+        from.and_then(<[u8]>::first_chunk).copied().unwrap_or([0; PEEK_LEN])
     };
     method.frames(len, &mut peek)
 }
@@ -117,35 +137,20 @@ impl Worker {
     }
 }
 
-impl Kept {
-    /// Has the frame unpacked, and at the end.
-    fn take(&mut self, framed: &Framed, place: usize) -> Result<&[u8], DiskError> {
-        let found = self.contents.iter().position(|(kept, _)| *kept == place);
-        let content = match found.and_then(|found| self.contents.remove(found)) {
-            Some((_, content)) => content,
-            None => {
-                let oldest =
-                    if self.contents.len() < KEPT { None } else { self.contents.pop_front() };
-                let mut content = oldest.map(|(_, content)| content).unwrap_or_default();
-                framed.unpack(place, &mut self.worker, &mut content)?;
-                content
-            }
-        };
-        self.contents.push_back((place, content));
-        Ok(self.contents.back().map_or(&[], |(_, content)| content))
-    }
-}
-
 impl ReadAt for Framed {
     fn read_at(&self, offset: u64, buf: &mut AlignedBuf, len: usize) -> Result<usize, DiskError> {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let mut got = 0;
         while let Some(rest) = buf.get_mut(got..len).filter(|rest| !rest.is_empty()) {
             let Some((place, within)) = self.place(offset.saturating_add(got as u64)) else {
                 break;
             };
-            let content = kept.take(self, place)?;
-            got += copy(content.get(within..).unwrap_or_default(), rest);
+            match rest.get_mut(..self.content_len(place)).filter(|_| within == 0) {
+                Some(content) => {
+                    self.unpack(place, content)?;
+                    got += content.len();
+                }
+                None => got += self.copy_kept(place, within, rest)?,
+            }
         }
         Ok(got)
     }
@@ -247,22 +252,26 @@ mod tests {
     }
 
     #[test]
-    fn who_reads_ahead_gets_the_same_and_may_go_back() {
+    fn frames_are_read_whole_and_in_parts_from_anywhere_by_several_at_once() {
         let content = content();
         for method in Method::ALL {
             let (file, _) = open(&packed(method, false), method);
-            let file = file.ahead();
-            let mut buf = AlignedBuf::zeroed(FRAME_LEN);
-            let mut check = |from: usize, len: usize| {
+            let check = |from: usize, len: usize| {
+                let mut buf = AlignedBuf::zeroed(2 * FRAME_LEN);
                 let got = file.read_at(from as u64, &mut buf, len).unwrap();
                 assert_eq!(got, len.min(content.len().saturating_sub(from)), "{method} {from}");
                 assert!(got == 0 || buf[..got] == content[from..from + got], "{method} {from}");
             };
-            check(0, 8192);
-            (0..content.len()).step_by(FRAME_LEN).take(4).for_each(|at| check(at, FRAME_LEN));
+            std::thread::scope(|scope| {
+                for len in [FRAME_LEN, 2 * FRAME_LEN, 100_000] {
+                    let (check, content) = (&check, &content);
+                    scope.spawn(move || {
+                        (0..content.len()).step_by(len).for_each(|at| check(at, len));
+                    });
+                }
+            });
             check(100, FRAME_LEN);
             check(content.len() - 5, 100);
-            (0..content.len()).step_by(100_000).for_each(|at| check(at, 100_000));
             check(content.len(), 10);
         }
     }
@@ -273,20 +282,12 @@ mod tests {
             let mut bytes = packed(method, false);
             let at = bytes.len() / 2;
             bytes[at] ^= 0x40;
-            let mut buf = AlignedBuf::zeroed(FRAME_LEN);
-            let mut read = |file: &dyn ReadAt| -> Result<(), DiskError> {
-                let ends = (0..content().len() as u64).step_by(FRAME_LEN);
-                ends.map(|at| file.read_at(at, &mut buf, FRAME_LEN))
-                    .try_for_each(|got| got.map(drop))
-            };
             let (file, _) = open(&bytes, method);
-            for _ in 0..2 {
-                let error = read(&file).unwrap_err();
+            for len in [FRAME_LEN, FRAME_LEN, disk::BLOCK] {
+                let mut buf = AlignedBuf::zeroed(len);
+                let mut places = (0..content().len() as u64).step_by(len);
+                let error = places.find_map(|at| file.read_at(at, &mut buf, len).err()).unwrap();
                 assert_eq!(error.kind(), disk::ErrorKind::Corrupt, "{error}");
-            }
-            let ahead = file.ahead();
-            for _ in 0..2 {
-                assert_eq!(read(&*ahead).unwrap_err().kind(), disk::ErrorKind::Corrupt, "{method}");
             }
         }
     }

@@ -4,13 +4,12 @@
 //! so that there is one way to read all forms. The plain file wins where both are there.
 //!
 //! What was compressed here is [frames](framed) of [`FRAME_LEN`] that stand by themselves: whatever
-//! is read, the frames that it lies in are unpacked, and several at once for who reads
-//! [ahead](Ahead). What others compressed is a [stream](streamed), from front to end. A sealed
+//! is read, the frames that it lies in are unpacked, by as many threads at once as read. What others
+//! compressed is a [stream](streamed), from front to end. A sealed
 //! segment is a segment long: whoever reads to its end knows that it unpacked to just that, and that
 //! the checksums which its method has for the content hold. What doesn't unpack is an error of kind
 //! [`Corrupt`](ErrorKind::Corrupt), which names the file, and never a short read.
 
-mod ahead;
 mod framed;
 mod streamed;
 
@@ -23,13 +22,12 @@ use disk::{Access, AlignedBuf, DiskError, ErrorKind, Files, ReadAt};
 use pg_types::{SegmentNumber, SegmentSize, TimelineId, WalFileKind, WalFileName};
 
 use crate::{Catalogue, Layout};
-use ahead::Ahead;
 use framed::Framed;
 use streamed::Streamed;
 
 /// What is compressed by itself: half a percent is lost by that, and both the content and what it
 /// is unpacked from stay in a processor's own cache.
-pub(crate) const FRAME_LEN: usize = 256 << 10;
+pub const FRAME_LEN: usize = 256 << 10;
 
 /// A compressed file that is open for reading.
 pub(crate) enum Packed {
@@ -54,15 +52,6 @@ impl Packed {
             Err(file) => Self::Streamed(Streamed::new(files, file, path, method, size, unfinished)),
         })
     }
-
-    /// For who reads all of it, from front to end: as many frames as there are processors are
-    /// unpacked at once, before they are asked for.
-    fn ahead(self) -> Box<dyn ReadAt> {
-        match self {
-            Self::Framed(framed) => Box::new(Ahead::start(framed)),
-            Self::Streamed(streamed) => Box::new(streamed),
-        }
-    }
 }
 
 impl ReadAt for Packed {
@@ -78,6 +67,10 @@ impl ReadAt for Packed {
             Self::Framed(framed) => framed.len(),
             Self::Streamed(streamed) => streamed.len(),
         }
+    }
+
+    fn is_in_order(&self) -> bool {
+        matches!(self, Self::Streamed(_))
     }
 }
 
@@ -130,23 +123,6 @@ impl Catalogue {
         path: &Path,
         access: Access,
     ) -> Result<(Box<dyn ReadAt>, PathBuf), DiskError> {
-        self.open_wal_as(path, access, |packed| Box::new(packed))
-    }
-
-    /// The same for who reads all of it, from front to end.
-    pub(crate) fn open_wal_ahead(
-        &self,
-        path: &Path,
-    ) -> Result<(Box<dyn ReadAt>, PathBuf), DiskError> {
-        self.open_wal_as(path, Access::Buffered, Packed::ahead)
-    }
-
-    fn open_wal_as(
-        &self,
-        path: &Path,
-        access: Access,
-        of_packed: impl Fn(Packed) -> Box<dyn ReadAt>,
-    ) -> Result<(Box<dyn ReadAt>, PathBuf), DiskError> {
         let missing = match self.files.open_read(path, access) {
             Err(error) if error.kind() == ErrorKind::NotFound => error,
             file => return Ok((file?, path.to_owned())),
@@ -155,7 +131,7 @@ impl Catalogue {
             let packed = with_suffix(path, method);
             match self.open_packed(&packed, method) {
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
-                file => return Ok((of_packed(file?), packed)),
+                file => return Ok((Box::new(file?), packed)),
             }
         }
         Err(missing)
