@@ -13,7 +13,7 @@ use testkit::process::seawall_bin;
 use testkit::scratch::Scratch;
 use testkit::servers::{self, Install, Server, ServerOptions, StopMode, segments_in};
 
-use crate::measure::{Usage, argument, median, usages_json, watch};
+use crate::measure::{Usage, argument, median, usages_json, wait, watch};
 
 /// No run takes longer.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -65,7 +65,7 @@ pub fn stats(args: &[String]) -> Result<()> {
 #[expect(clippy::print_stdout, reason = "a bench prints")]
 fn bench(name: &str, cases: &[Case], args: &[String]) -> Result<()> {
     let major = u32::try_from(argument(args, "--major", 17)?)?;
-    let pairs = argument(args, "--pairs", 5)?;
+    let pairs = argument(args, "--pairs", 21)?;
     let work = make(major, argument(args, "--transactions", 20_000)?)?;
     // The kernel's writing of what was just made would take part of a processor meanwhile.
     rustix::fs::sync();
@@ -78,10 +78,11 @@ fn bench(name: &str, cases: &[Case], args: &[String]) -> Result<()> {
     println!("{:<18} seawall s   cpu s    MiB | pg_waldump s   cpu s    MiB | faster", "");
     for case in cases {
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-        for pair in 0..pairs {
+        // The first pair tells how much memory they take, the others how long.
+        for pair in 0..=pairs {
             // Who goes first changes.
-            let run_ours = || piped(&mut our_command(&work, case)?);
-            let run_theirs = || piped(&mut their_command(&work, case));
+            let run_ours = || piped(&mut our_command(&work, case)?, pair == 0);
+            let run_theirs = || piped(&mut their_command(&work, case), pair == 0);
             let (our, their) = if pair % 2 == 0 {
                 let our = run_ours()?;
                 (our, run_theirs()?)
@@ -95,26 +96,26 @@ fn bench(name: &str, cases: &[Case], args: &[String]) -> Result<()> {
             ours.push(our.0);
             theirs.push(their.0);
         }
+        let peaks = [&mut ours, &mut theirs].map(|usages| usages.remove(0).peak_rss_bytes);
         let ratio =
             median(ours.iter().zip(&theirs).map(|(our, their)| their.seconds / our.seconds));
-        let of = |usages: &[Usage]| {
+        let of = |usages: &[Usage], peak: u64| {
             let seconds = median(usages.iter().map(|usage| usage.seconds));
             let cpu = median(usages.iter().map(|usage| usage.cpu_seconds));
-            let peak = usages.iter().map(|usage| usage.peak_rss_bytes).max().unwrap_or(0);
             format!("{seconds:>9.3} {cpu:>7.3} {:>6.1}", peak as f64 / f64::from(1 << 20))
         };
         println!(
             "{:<18} {} | {:>12} | {ratio:>5.2}x (target {}x)",
             case.name,
-            of(&ours),
-            of(&theirs),
+            of(&ours, peaks[0]),
+            of(&theirs, peaks[1]),
             case.target
         );
         println!(
             "{}",
             json!({"bench": name, "case": case.name, "version": work.install.version,
-                "faster": ratio, "target": case.target, "seawall": usages_json(&ours),
-                "pg_waldump": usages_json(&theirs)})
+                "faster": ratio, "target": case.target, "peak_rss_bytes": peaks,
+                "seawall": usages_json(&ours), "pg_waldump": usages_json(&theirs)})
         );
     }
     Ok(())
@@ -178,8 +179,8 @@ fn arguments(command: &mut Command, dir: &Path, work: &Work, case: &Case) {
 
 /// Runs a program whose output is read; how many bytes it printed. It ends with 1, at the end of
 /// the log. It has ended when its output has: looking for its end now and then would add
-/// milliseconds to the few that it takes.
-fn piped(command: &mut Command) -> Result<(Usage, u64)> {
+/// milliseconds to the few that it takes. Only where it is `watched` its peak memory is known.
+fn piped(command: &mut Command, watched: bool) -> Result<(Usage, u64)> {
     /// Readers of dumps read so much at once.
     const READ_BYTES: usize = 64 << 10;
     let started = std::time::Instant::now();
@@ -194,7 +195,7 @@ fn piped(command: &mut Command) -> Result<(Usage, u64)> {
             }
         }
     });
-    let usage = watch(&mut child, started, LIMIT);
+    let usage = if watched { watch(&mut child, started, LIMIT) } else { wait(&child, started) };
     let status = child.wait()?;
     let (bytes, seconds) = reading.join().unwrap_or_default();
     if status.code() != Some(1) {

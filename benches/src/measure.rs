@@ -60,6 +60,18 @@ pub fn watch(child: &mut Child, started: Instant, limit: Duration) -> Result<Usa
     Ok(Usage { seconds, cpu_seconds, peak_rss_bytes: peak })
 }
 
+/// Waits for a child to end without looking at it meanwhile, which would take part of a processor from
+/// what runs for milliseconds; so its peak memory isn't known.
+///
+/// # Errors
+/// If what it used can't be read.
+pub fn wait(child: &Child, started: Instant) -> Result<Usage> {
+    waitid(WaitId::Pid(Pid::from_child(child)), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT)?;
+    let seconds = started.elapsed().as_secs_f64();
+    let cpu_seconds = cpu_seconds(child.id()).context("reading the program's CPU time")?;
+    Ok(Usage { seconds, cpu_seconds, peak_rss_bytes: 0 })
+}
+
 /// The middle of some numbers.
 #[must_use]
 pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {

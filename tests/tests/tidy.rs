@@ -13,9 +13,13 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("replication", &["pg-types", "pg-wire"]),
     ("disk", &[]),
     ("compression", &[]),
+    ("threads", &[]),
     ("archive", &["pg-types", "wal-format", "disk", "compression"]),
     ("backup", &["pg-types", "wal-format", "disk", "compression", "archive"]),
-    ("waldump", &["pg-types", "wal-format", "wal-describe", "disk", "compression", "archive"]),
+    (
+        "waldump",
+        &["pg-types", "wal-format", "wal-describe", "disk", "compression", "archive", "threads"],
+    ),
     ("runtime", &["pg-types", "pg-wire", "replication", "disk", "archive", "wal-format"]),
     (
         "app",
@@ -26,6 +30,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "replication",
             "disk",
             "compression",
+            "threads",
             "archive",
             "backup",
             "runtime",

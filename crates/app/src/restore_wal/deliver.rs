@@ -98,25 +98,9 @@ pub(super) fn copy(reader: &Reader, proof: Proof, path: &Path, size: u64) -> Res
     let target = Target::create(path)?;
     let processors = thread::available_parallelism().map_or(1, usize::from);
     let threads = if reader.is_in_order() { 1 } else { processors.min(MAX_THREADS) };
-    let delivery = &Delivery::new(reader, &target, proof, threads);
-    thread::scope(|scope| {
-        let here = rustix::thread::sched_getcpu();
-        let more = (1..threads).filter_map(|nth| {
-            let thread = thread::Builder::new().name("deliver".to_owned());
-            let work = move || {
-                go_elsewhere(here, nth);
-                delivery.work();
-            };
-            // What can't be had is done by the others.
-            thread.spawn_scoped(scope, work).ok()
-        });
-        let more: Vec<_> = more.collect();
-        // One that was just started begins where this one runs, and goes elsewhere at once.
-        thread::yield_now();
-        delivery.work();
-        // Its job says so if one panicked.
-        more.into_iter().for_each(|thread| _ = thread.join());
-    });
+    let delivery = Delivery::new(reader, &target, proof, threads);
+    // If one panics, the delivery has failed.
+    _ = threads::together(threads, "deliver", || delivery.work(), || delivery.work());
     delivery.end()?;
     let zeros = [0; 64 << 10];
     let mut at = reader.len();
@@ -126,23 +110,6 @@ pub(super) fn copy(reader: &Reader, proof: Proof, path: &Path, size: u64) -> Res
         at += len as u64;
     }
     target.publish()
-}
-
-/// Moves a thread to the `nth` of the processors that aren't `taken`. It begins on that of the thread
-/// which started it, and where the system sees no cache that they share, as in many virtual machines,
-/// it stays there for longer than all of this takes.
-fn go_elsewhere(taken: usize, nth: usize) {
-    use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
-
-    let Ok(allowed) = sched_getaffinity(None) else { return };
-    let mut others = (0..CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu) && *cpu != taken);
-    let Some(other) = others.nth(nth - 1) else { return };
-    let mut only = CpuSet::new();
-    only.set(other);
-    // Only to get there: what comes then is the system's again.
-    if sched_setaffinity(None, &only).is_ok() {
-        _ = sched_setaffinity(None, &allowed);
-    }
 }
 
 /// A segment on its way, by several threads.

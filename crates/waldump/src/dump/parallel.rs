@@ -10,9 +10,9 @@
 //! Bounded: a thread that has made its part of [`PARKED_BYTES`] of text waits for its turn, and
 //! then writes as it goes.
 
+use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
 
 use pg_types::Lsn;
 
@@ -84,12 +84,9 @@ pub fn parallel(
         park_bytes: MOST_PARKED_BYTES.min(PARKED_BYTES / jobs.max(1)),
         stdout,
     };
-    thread::scope(|scope| {
-        for _ in 1..jobs {
-            scope.spawn(|| work(&shared, make(), config, start));
-        }
-        work(&shared, first, config, start);
-    });
+    let others = || work(&shared, make(), config, start);
+    let ended = threads::together(jobs, "dump", others, || work(&shared, first, config, start));
+    ended.unwrap_or_else(|panicked| resume_unwind(panicked));
     let state = shared.state.into_inner().unwrap_or_else(PoisonError::into_inner);
     let end = state.ended.unwrap_or(End::Enough);
     let ended = Ended { end, last: state.last };
