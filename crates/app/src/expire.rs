@@ -21,7 +21,7 @@ use std::sync::Arc;
 use archive::{Bounds, Catalogue, Hold, Survey};
 use backup::{
     BackupError, Backups, Candidate, Description, Fate, Held, Inventory, Plan, Policy, Window,
-    chain,
+    sound,
 };
 use disk::{Files, RealFiles, TreeLock};
 use jiff::Timestamp;
@@ -183,8 +183,7 @@ impl Scene<'_> {
                 start: description.start,
                 stop: description.stop,
                 ended: description.ended.parse().ok(),
-                usable: description.damage.is_empty()
-                    && chain(descriptions, description).is_ok()
+                usable: sound(descriptions, description).is_ok()
                     && windows.iter().any(Window::is_open),
                 needs: description.parent().map(str::to_owned),
                 in_use,

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use archive::{Catalogue, Survey, TimelineOverview};
-use backup::{BackupError, Backups, Broken, Description, RestoreHold, Window, chain};
+use backup::{BackupError, Backups, Broken, Description, RestoreHold, Window, sound};
 use disk::RealFiles;
 use jiff::Timestamp;
 use pg_types::{Branch, TimelineId};
@@ -61,7 +61,8 @@ pub(crate) fn widest_windows(
     archive: &Path,
 ) -> Result<Vec<Window>, Failure> {
     let (mut backups, _) = Backups::open(archive)?.list()?;
-    backups.retain(|backup| backup.damage.is_empty());
+    let all = backups.clone();
+    backups.retain(|backup| sound(&all, backup).is_ok());
     let mut widest: Vec<Window> = Vec::new();
     for windows in windows(catalogue, survey, &backups)? {
         for window in windows.into_iter().filter(Window::is_open) {
@@ -90,17 +91,24 @@ impl Listed {
         Ok(Self { backups, broken, holds, timelines: catalogue.overview(&survey)? })
     }
 
-    /// What an incremental backup lacks.
-    fn missing_link(&self, backup: &Description) -> Option<BackupError> {
+    /// What an incremental backup lacks, or what is wrong with what it stands on.
+    fn wrong_below(&self, backup: &Description) -> Option<BackupError> {
         let all: Vec<Description> = self.backups.iter().map(|(backup, _)| backup.clone()).collect();
-        chain(&all, backup).err()
+        let error = sound(&all, backup).err()?;
+        // Its own damage is told of beside its name.
+        let own = matches!(&error, BackupError::DamagedOnServer { link, .. } if *link == backup.id);
+        (!own).then_some(error)
     }
 
     fn as_json(&self) -> Value {
         let backups = self.backups.iter().map(|(backup, windows)| {
             let mut value = backup_as_json(backup);
-            if let Some(error) = self.missing_link(backup) {
-                value["unusable"] = error.to_string().into();
+            match self.wrong_below(backup) {
+                Some(error @ BackupError::DamagedOnServer { .. }) => {
+                    value["damaged_below"] = error.to_string().into();
+                }
+                Some(error) => value["unusable"] = error.to_string().into(),
+                None => {}
             }
             value["windows"] = windows.iter().map(window_as_json).collect();
             value
@@ -134,12 +142,14 @@ impl Listed {
                 backup.ended,
                 if backup.damage.is_empty() { "" } else { "; DAMAGED on the server" }
             );
-            match (backup.parent(), &self.missing_link(backup)) {
-                (Some(_), Some(error)) => _ = writeln!(text, "    UNUSABLE: {error}"),
-                (Some(parent), None) => {
-                    _ = writeln!(text, "    incremental: what changed since {parent}");
-                }
-                (None, _) => {}
+            if let Some(parent) = backup.parent() {
+                _ = match &self.wrong_below(backup) {
+                    Some(error @ BackupError::DamagedOnServer { .. }) => {
+                        writeln!(text, "    incremental after {parent}; DAMAGED: {error}")
+                    }
+                    Some(error) => writeln!(text, "    UNUSABLE: {error}"),
+                    None => writeln!(text, "    incremental: what changed since {parent}"),
+                };
             }
             for window in windows {
                 _ = writeln!(text, "    {}", window_as_text(window));

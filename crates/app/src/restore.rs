@@ -6,7 +6,7 @@ use std::sync::Arc;
 use archive::{Catalogue, Survey};
 use backup::{
     BackupError, Backups, Chosen, Description, Destination, Link, Point, Recovery, RestoreHold,
-    Standby, Target, chain, choose, quote_shell, restore,
+    Standby, Target, chain, choose, quote_shell, restore, sound,
 };
 use disk::RealFiles;
 use jiff::Timestamp;
@@ -18,7 +18,7 @@ use crate::find::{parse_time, show_time};
 use crate::list::branch_of;
 use crate::log;
 use crate::observer::size;
-use crate::{Exit, Failure};
+use crate::{Exit, Failure, gaps};
 
 /// Threads beyond that have only the disk to wait for.
 const MAX_JOBS: usize = 64;
@@ -34,17 +34,28 @@ pub(crate) fn run(args: &RestoreArgs) -> Result<(), Failure> {
     let (all, candidates) = candidates(&backups, args.backup.as_deref())?;
     let target = target(&args.target)?;
     let inclusive = !args.target.target_exclusive;
-    let (chosen, newest) = steady(|| {
+    let (chosen, newest, hole) = steady(|| {
         let survey = catalogue.survey().map_err(|error| about(BackupError::from(error).into()))?;
         let branch = branch(&catalogue, &survey, &candidates, args.target.target_timeline)?;
         let newest = survey.timelines().next_back().map(|(timeline, _)| timeline);
         let target = (&target, inclusive);
         let chosen = choose(&catalogue, &survey, &candidates, &branch, target, &show_time)?;
-        Ok((chosen, newest))
+        // What is wrong with `gaps.json` is no reason to give nothing back.
+        let missing = catalogue.missing(&survey).unwrap_or_default();
+        let size = catalogue.layout().segment_size;
+        let hole = missing.into_iter().find(|of| of.ends(&branch, chosen.window.to, size));
+        Ok((chosen, newest, hole))
     })?;
     let destination = destination(args, chosen.backup)?;
     destination.examine(chosen.backup.server_major())?;
     tell(&chosen);
+    if let Some(hole) = hole.filter(|_| chosen.found.is_none()) {
+        tracing::warn!(
+            "WAL is missing, and recovery ends there though there is more behind it: {}; `seawall \
+             repair` fills it from wherever the segments still are",
+            gaps::as_text(&hole)
+        );
+    }
     if chosen.backup.tablespaces.iter().any(|space| Path::new(&space.location).is_relative()) {
         tracing::warn!(
             "the cluster has tablespaces within its data directory: its recovery needs \
@@ -82,23 +93,32 @@ fn candidates(
             return Err(BackupError::NoBackup { id: id.to_owned() }.into());
         };
         chain(&everything, backup)?;
+        if let Err(error) = sound(&everything, backup) {
+            tracing::warn!("{error}");
+        }
     } else {
         for broken in broken {
             tracing::warn!("{}", broken.error);
         }
-        // One that the server found damaged is taken only by name.
-        all.retain(|backup| backup.damage.is_empty());
-        let mut missing = None;
-        all.retain(|backup| match chain(&everything, backup) {
-            Ok(_) => true,
-            Err(error) => {
-                tracing::warn!("{error}");
-                missing = Some(error);
-                false
+        // What the server found damaged is taken only by name.
+        let mut unfit = None;
+        all.retain(|backup| {
+            let error = sound(&everything, backup).err().map(|error| match error {
+                BackupError::DamagedOnServer { .. } => Failure::failed(format!(
+                    "{error}; `--backup {}` restores it all the same",
+                    backup.id
+                )),
+                error => error.into(),
+            });
+            if let Some(failure) = &error {
+                tracing::warn!("{failure}");
             }
+            let fit = error.is_none();
+            unfit = error.or(unfit.take());
+            fit
         });
-        if let Some(error) = missing.filter(|_| all.is_empty()) {
-            return Err(error.into());
+        if let Some(failure) = unfit.filter(|_| all.is_empty()) {
+            return Err(failure);
         }
     }
     Ok((everything, all))

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use disk::Files;
-use pg_types::{Branch, Lsn, SegmentNumber, TimelineId, WalFileKind};
+use pg_types::{Branch, Lsn, SegmentNumber, SegmentSize, TimelineId, WalFileKind};
 
 use crate::gap::{Gap, gaps};
 use crate::open::read_format;
@@ -31,6 +31,16 @@ pub struct Missing {
     pub to: Lsn,
     /// What is recorded of it; `None` for a hole that nothing explains: somebody removed a file.
     pub gap: Option<Gap>,
+}
+
+impl Missing {
+    /// Whether it is what ends recovery on this line of history, which gets up to `end`: to the
+    /// segment's end, or to where a record begins that goes beyond it.
+    #[must_use]
+    pub fn ends(&self, branch: &Branch, end: Lsn, size: SegmentSize) -> bool {
+        let on = branch.stretches().iter().any(|on| on.timeline == self.timeline);
+        on && end < self.to && self.from.segment(size) <= end.segment(size).next()
+    }
 }
 
 /// What is archived of a timeline.

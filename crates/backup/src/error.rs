@@ -7,7 +7,7 @@ use disk::{DiskError, LockError};
 use pg_types::{Lsn, TimelineId};
 
 use crate::tar::TarError;
-use crate::{EntryPath, ManifestError};
+use crate::{Description, EntryPath, ManifestError};
 
 /// Why a backup can't be taken, found, or given back.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -35,6 +35,14 @@ pub enum BackupError {
         name: PathBuf,
         /// Why.
         why: String,
+    },
+    /// What is wrong with a stored backup.
+    #[error("the backup {id}: {error}")]
+    Stored {
+        /// Which; of a chain it may be any.
+        id: String,
+        /// What.
+        error: Box<BackupError>,
     },
     /// Another backup is under way.
     #[error("another backup into this archive is under way ({holder}); wait for it")]
@@ -97,6 +105,31 @@ pub enum BackupError {
         /// What is wrong with that.
         why: String,
     },
+    /// Pages without checksums below pages with them.
+    #[error(
+        "the incremental backup {id} can't be put together: the cluster got checksums between \
+         {parent} and it, and no server reads pages of both kinds; restore one that was taken before, \
+         or a full one"
+    )]
+    NewChecksums {
+        /// The first one with checksums.
+        id: String,
+        /// The one that it stands on.
+        parent: String,
+    },
+    /// What the server itself found damaged.
+    #[error(
+        "the backup {id} isn't sound: when {link} was taken the server found its own files damaged \
+         ({damage})"
+    )]
+    DamagedOnServer {
+        /// The backup.
+        id: String,
+        /// The one of those that it stands on, or itself.
+        link: String,
+        /// What it found first.
+        damage: String,
+    },
     /// No backup lies on the timeline's history.
     #[error("no backup lies on timeline {timeline} or those that it comes from{why}")]
     NoneOnBranch {
@@ -147,6 +180,13 @@ pub enum BackupError {
         /// What is needed.
         needed: Lsn,
     },
+}
+
+impl BackupError {
+    /// Says which backup it is about.
+    pub(crate) fn of(self, backup: &Description) -> Self {
+        Self::Stored { id: backup.id.clone(), error: Box::new(self) }
+    }
 }
 
 impl From<LockError> for BackupError {

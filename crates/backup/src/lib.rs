@@ -36,7 +36,7 @@ pub mod tar;
 mod verify;
 mod window;
 
-pub use chain::chain;
+pub use chain::{chain, sound};
 pub use checksum::Algorithm;
 pub use choose::{Chosen, Target, choose};
 pub use description::{Description, Incremental, Point, TablespaceArchive};
@@ -47,7 +47,7 @@ pub use label::BackupLabel;
 pub use manifest::{Manifest, ManifestError, ManifestFile};
 pub use path::{EntryPath, PathFault};
 pub use recovery::{Recovery, Standby, quote_conf, quote_shell};
-pub use restore::{Destination, Link, Restored, Tablespace, restore};
+pub use restore::{Destination, Link, Restored, Tablespace, can_restore, restore};
 pub use retention::{Candidate, Fate, Inventory, Kept, NoPlan, Plan, Policy};
 pub use store::{Backups, Broken, Held, Unfinished};
 pub use stored_tar::StoredTar;

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use crate::checksum::{from_hex, hex};
-use crate::{Algorithm, EntryPath};
+use crate::{Algorithm, Description, EntryPath};
 
 /// Some 150 bytes a file, for more files than the largest clusters have.
 pub(crate) const MAX_MANIFEST_BYTES: usize = 1 << 30;
@@ -176,6 +176,22 @@ impl Manifest {
         }
         text.push_str("\n],\n");
         Self::seal(text)
+    }
+
+    /// Why it can't be the manifest of this backup; nothing if it is.
+    pub(crate) fn differences(&self, description: &Description) -> Vec<String> {
+        let mut all = Vec::new();
+        let cluster = self.system_identifier.map(|id| id.to_string());
+        if cluster.is_some_and(|id| id != description.system_identifier) {
+            all.push("it is another cluster's".to_owned());
+        }
+        let starts = self.wal.iter().map(|range| range.start).min();
+        let ends = self.wal.iter().map(|range| range.end).max();
+        let (start, stop) = (description.start.lsn, description.stop.lsn);
+        if (starts, ends) != (Some(start), Some(stop)) {
+            all.push(format!("it is of a backup that needs other WAL than from {start} to {stop}"));
+        }
+        all
     }
 }
 

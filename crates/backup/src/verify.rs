@@ -31,6 +31,15 @@ pub struct Fault {
     pub kind: FaultKind,
 }
 
+impl Fault {
+    /// Whether the backup can't be given back because of it: a file beside the backup's own does no
+    /// harm.
+    #[must_use]
+    pub fn forbids_recovery(&self) -> bool {
+        self.kind != FaultKind::Extra || self.member.is_some()
+    }
+}
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: ", self.file.display())?;
@@ -223,18 +232,7 @@ impl Contents {
                 return None;
             }
         };
-        let cluster = manifest.system_identifier.map(|id| id.to_string());
-        if cluster.is_some_and(|id| id != description.system_identifier) {
-            let what = "it is another cluster's".to_owned();
-            self.fault(name, None, FaultKind::Manifest(what));
-        }
-        let ends = manifest.wal.iter().map(|range| range.end).max();
-        let starts = manifest.wal.iter().map(|range| range.start).min();
-        if (starts, ends) != (Some(description.start.lsn), Some(description.stop.lsn)) {
-            let what = format!(
-                "it is of a backup that needs other WAL than from {} to {}",
-                description.start.lsn, description.stop.lsn
-            );
+        for what in manifest.differences(description) {
             self.fault(name, None, FaultKind::Manifest(what));
         }
         Some(manifest)

@@ -25,6 +25,14 @@ pub struct Window {
     pub to_time: Option<TimestampTz>,
 }
 
+impl Description {
+    /// Whether all of it is of this line of history.
+    #[must_use]
+    pub fn is_on(&self, branch: &Branch) -> bool {
+        is_on(branch, self.start) && is_on(branch, self.stop)
+    }
+}
+
 /// Whether a position that a backup has is one of a branch.
 pub(crate) fn is_on(branch: &Branch, point: Point) -> bool {
     let stretch = branch.stretches().iter().find(|stretch| stretch.timeline == point.timeline);
@@ -69,10 +77,9 @@ impl Window {
     ) -> Result<Vec<Vec<Self>>, BackupError> {
         let mut all: Vec<Vec<Self>> = backups.iter().map(|_| Vec::new()).collect();
         for branch in branches {
-            let on =
-                |backup: &Description| is_on(branch, backup.start) && is_on(branch, backup.stop);
-            let mut places: Vec<usize> =
-                (0..backups.len()).filter(|place| backups.get(*place).is_some_and(on)).collect();
+            let mut places: Vec<usize> = (0..backups.len())
+                .filter(|place| backups.get(*place).is_some_and(|backup| backup.is_on(branch)))
+                .collect();
             let mut looking = Looking { catalogue, survey, branch, before: None, behind: None };
             places.sort_by_key(|place| backups.get(*place).map(|backup| backup.stop.lsn));
             let mut times = vec![None; backups.len()];

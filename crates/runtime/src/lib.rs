@@ -32,7 +32,7 @@ pub use serve::{
     Auth, Follower, InvalidListen, Listen, Serve, ServeError, ServeReport, Server, TlsFiles,
     Watcher,
 };
-pub use session::{Ended, Facts, connect, create_slot, read_slot};
+pub use session::{Ended, Facts, connect, create_slot, line_of_history, read_slot};
 pub use tip::{Tip, TipReceiver, TipSender, announce, follow, publish_archived};
 pub use tls::TlsError;
 pub use user::user_name;

@@ -98,6 +98,18 @@ pub(crate) async fn history(
     Ok(branch)
 }
 
+/// The server's line of history, of which nothing is kept.
+///
+/// # Errors
+/// If the server refuses, the connection breaks, or its history can't be read.
+pub async fn line_of_history(link: &mut Link, facts: &Facts) -> Result<Branch, SessionError> {
+    let timeline = facts.system.timeline;
+    match ask_history(link, timeline).await? {
+        None => Ok(Branch::root(timeline)),
+        Some(content) => Ok(Branch::parse(timeline, &content).map_err(ArchiveError::from)?),
+    }
+}
+
 /// A timeline's history file; `None` if the server has none, as it never has of the first one.
 async fn ask_history(
     link: &mut Link,

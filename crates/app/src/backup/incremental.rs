@@ -2,43 +2,95 @@
 
 use std::path::Path;
 
-use backup::{BackupError, Backups, Description, Incremental, chain};
+use backup::{BackupError, Backups, Description, Incremental, sound};
 use disk::TreeLock;
+use pg_types::Branch;
 use pg_wire::base_backup::{UPLOAD_MANIFEST, has_incremental};
 use runtime::{AskError, Facts, Link, Shutdown};
 
 use crate::Failure;
 
-/// The backup that an incremental one is taken after: the wanted one, or the newest that is sound and
-/// whole. What the server hasn't summaries for any more, it says itself.
-pub(super) fn parent(
-    archive: &Path,
-    wanted: Option<&str>,
-    facts: &Facts,
-) -> Result<(Description, TreeLock), Failure> {
+/// What is possible where an incremental backup isn't.
+pub(super) const FULL: &str = "take a full one, without --incremental";
+
+/// What the server is when the next backup is taken.
+pub(super) struct Now {
+    /// Its line of history.
+    branch: Branch,
+    data_checksums: bool,
+}
+
+impl Now {
+    pub(super) async fn of(
+        link: &mut Link,
+        facts: &Facts,
+        data_checksums: bool,
+    ) -> Result<Self, Failure> {
+        let branch = runtime::line_of_history(link, facts).await?;
+        Ok(Self { branch, data_checksums })
+    }
+
+    /// Why no incremental backup of the server can follow this one.
+    fn unfit(&self, all: &[Description], backup: &Description) -> Option<String> {
+        if let Err(error) = sound(all, backup) {
+            return Some(error.to_string());
+        }
+        let (id, timeline) = (&backup.id, self.branch.timeline());
+        if !backup.is_on(&self.branch) {
+            return Some(format!(
+                "the backup {id} isn't on the server's line of history, that of timeline {timeline}"
+            ));
+        }
+        (self.data_checksums && !backup.data_checksums).then(|| {
+            format!("the cluster has got checksums since the backup {id}: its pages have none")
+        })
+    }
+}
+
+/// Refuses a server that can't take one.
+pub(super) fn supported(facts: &Facts) -> Result<(), Failure> {
     if !has_incremental(facts.version) {
         return Err(Failure::usage(format!(
             "incremental backups are taken from PostgreSQL 17 on, and the server is {}",
             facts.version
         )));
     }
+    Ok(())
+}
+
+/// The backup that an incremental one is taken after: the wanted one, or the newest that is sound,
+/// whole and of the server's own history. What the server hasn't summaries for any more, it says
+/// itself.
+pub(super) fn parent(
+    archive: &Path,
+    wanted: Option<&str>,
+    now: &Now,
+) -> Result<(Description, TreeLock), Failure> {
     let backups = Backups::open(archive)?;
     let (all, _) = backups.list()?;
-    let good = |backup: &&Description| backup.damage.is_empty() && chain(&all, backup).is_ok();
     let parent = match wanted {
         Some(id) => {
             let parent = all.iter().find(|backup| backup.id == id);
-            parent.ok_or_else(|| BackupError::NoBackup { id: id.to_owned() })?
+            let parent = parent.ok_or_else(|| BackupError::NoBackup { id: id.to_owned() })?;
+            if let Some(why) = now.unfit(&all, parent) {
+                return Err(Failure::failed(format!("{why}; {FULL}, or name another")));
+            }
+            parent
         }
-        None => all.iter().rev().find(good).ok_or_else(|| {
-            Failure::failed(
-                "there is no backup yet that an incremental one could follow: take a full one",
-            )
-        })?,
+        None => {
+            let fit = all.iter().rev().find(|backup| now.unfit(&all, backup).is_none());
+            let newest = all.last().and_then(|newest| now.unfit(&all, newest));
+            let why = newest.map_or_else(String::new, |why| format!(" ({why})"));
+            fit.ok_or_else(|| {
+                Failure::failed(format!(
+                    "there is no backup that an incremental one could follow{why}: {FULL}"
+                ))
+            })?
+        }
     };
     // As long as this one is under way the other isn't expired; it may have been before.
     let lock = backups.directory(&parent.id)?.lock_shared().map_err(BackupError::from)?;
-    chain(&backups.list()?.0, parent)?;
+    sound(&backups.list()?.0, parent)?;
     Ok((parent.clone(), lock))
 }
 

@@ -14,10 +14,13 @@ use disk::{Files, RealFiles};
 use jiff::Timestamp;
 use pg_wire::base_backup::{BackupArchive, BackupPoint, BaseBackup, MAX_LINK_LEN, has_manifest};
 use pg_wire::command::{self, SlotName};
+use pg_wire::message::SqlState;
 use pg_wire::row::show_value;
 use pg_wire::settings::ConnectionSettings;
 use replication::Timing;
-use runtime::{BackupFailure, BackupReceived, Facts, Link, Shutdown, base_backup, keep_wal};
+use runtime::{
+    BackupFailure, BackupReceived, Facts, Link, SessionError, Shutdown, base_backup, keep_wal,
+};
 use tokio::sync::watch;
 
 use crate::cli::{BackupArgs, Checkpoint};
@@ -87,8 +90,13 @@ async fn take(
     let catalogue = open(&files, &facts).map_err(about)?;
     let holder = format!("seawall backup, process {}", std::process::id());
     let held = hold(&args.archive, &*files, &holder).await?;
+    let data_checksums = show(&mut link, "data_checksums").await? == "on";
     let parent = match &args.incremental {
-        Some(wanted) => Some(incremental::parent(&args.archive, wanted.as_deref(), &facts)?),
+        Some(wanted) => {
+            incremental::supported(&facts)?;
+            let now = incremental::Now::of(&mut link, &facts, data_checksums).await?;
+            Some(incremental::parent(&args.archive, wanted.as_deref(), &now)?)
+        }
         None => None,
     };
     let (parent, _reading) = parent.unzip();
@@ -103,7 +111,8 @@ async fn take(
     }
     let started = Timestamp::now();
     let (id, directory) = held.begin(&started.strftime("%Y%m%dT%H%M%SZ").to_string())?;
-    let job = Job { args, settings, facts: &facts, held: &held, id, log, parent };
+    let facts = &facts;
+    let job = Job { args, settings, facts, data_checksums, held: &held, id, log, parent };
     let result = job.run(&mut link, directory, &catalogue, started, shutdown).await;
     if result.is_err()
         && let Err(error) = held.abandon(&job.id)
@@ -111,6 +120,11 @@ async fn take(
         tracing::warn!("{error}; the next backup removes {}", job.id);
     }
     result
+}
+
+async fn show(link: &mut Link, name: &'static str) -> Result<String, Failure> {
+    let rows = link.ask(&command::show(name)).await?;
+    Ok(show_value(&rows).map_err(SessionError::from)?)
 }
 
 /// The archive of this server, made if need be.
@@ -182,6 +196,7 @@ struct Job<'a> {
     args: &'a BackupArgs,
     settings: &'a ConnectionSettings,
     facts: &'a Facts,
+    data_checksums: bool,
     held: &'a Held,
     id: String,
     log: &'a Log,
@@ -230,11 +245,6 @@ impl Job<'_> {
         started: Timestamp,
         mut shutdown: Shutdown,
     ) -> Result<Description, Failure> {
-        let show = async |link: &mut Link, name| -> Result<String, Failure> {
-            let rows = link.ask(&command::show(name)).await?;
-            Ok(show_value(&rows).map_err(runtime::SessionError::from)?)
-        };
-        let data_checksums = show(link, "data_checksums").await? == "on";
         // Since 11; before, nobody but the owner had access.
         let mode = match self.facts.version.major() {
             10 => "0700".to_owned(),
@@ -295,7 +305,7 @@ impl Job<'_> {
             stop,
             started: text(started),
             ended: text(ended),
-            data_checksums,
+            data_checksums: self.data_checksums,
             group_access: matches!(mode.as_str(), "0750" | "750"),
             manifest_of_server: *manifest_of_server,
             files: *files,
@@ -326,14 +336,15 @@ impl Job<'_> {
             match self.receive_with(link, (&directory, catalogue), shutdown, false).await {
                 Ok(received) => return Ok(received),
                 Err(BackupFailure::Intake(NotTaken::LongLink)) => {}
-                Err(failure) => return Err(failed(failure)),
+                Err(failure) => return Err(self.failed(failure)),
             }
             tracing::info!("a tablespace's path is too long for a link: the backup begins again");
             link.close();
             *link = runtime::connect(self.settings, TIMING).await?.0;
             keep_wal(link, version, &slot_name()).await?;
         }
-        self.receive_with(link, (&directory, catalogue), shutdown, true).await.map_err(failed)
+        let received = self.receive_with(link, (&directory, catalogue), shutdown, true).await;
+        received.map_err(|failure| self.failed(failure))
     }
 
     async fn receive_with(
@@ -373,16 +384,25 @@ impl Job<'_> {
         progress.end();
         received
     }
-}
 
-fn failed(failure: BackupFailure<NotTaken>) -> Failure {
-    match failure {
-        BackupFailure::Session(error) => error.into(),
-        BackupFailure::Intake(NotTaken::Refused(error)) => error.into(),
-        BackupFailure::Intake(NotTaken::LongLink) => {
-            Failure::failed("a tablespace's path is too long for a link in a tar file")
+    fn failed(&self, failure: BackupFailure<NotTaken>) -> Failure {
+        match (failure, &self.parent) {
+            // It has no summaries of the WAL since then.
+            (BackupFailure::Session(SessionError::Refused { message, .. }), Some(parent))
+                if message.sqlstate == SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE =>
+            {
+                let (id, full) = (&parent.id, incremental::FULL);
+                Failure::failed(format!(
+                    "an incremental backup after {id} can't be taken: {message}; {full}"
+                ))
+            }
+            (BackupFailure::Session(error), _) => error.into(),
+            (BackupFailure::Intake(NotTaken::Refused(error)), _) => error.into(),
+            (BackupFailure::Intake(NotTaken::LongLink), _) => {
+                Failure::failed("a tablespace's path is too long for a link in a tar file")
+            }
+            (BackupFailure::Stopped, _) => stopped(),
         }
-        BackupFailure::Stopped => stopped(),
     }
 }
 

@@ -14,6 +14,9 @@ pub(crate) struct VerifyArgs {
     /// The archive's directory.
     #[arg(short = 'A', long, value_name = "DIR", env = "SEAWALL_ARCHIVE")]
     pub(crate) archive: PathBuf,
+    /// Only this backup, those that it stands on, and WAL from there on. Several may be given.
+    #[arg(long, value_name = "ID")]
+    pub(crate) backup: Vec<String>,
     /// Also read what hasn't changed since it was verified.
     #[arg(long)]
     pub(crate) full: bool,
@@ -23,6 +26,9 @@ pub(crate) struct VerifyArgs {
     /// Print one JSON object.
     #[arg(long)]
     pub(crate) json: bool,
+    /// Print nothing where all is well.
+    #[arg(short = 'q', long)]
+    pub(crate) quiet: bool,
 }
 
 /// `seawall repair`

@@ -15,7 +15,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use archive::{ArchiveError, Bounds, Catalogue, Damage, DamageKind, RunEnd, Survey, Unfinished};
-use backup::{Backups, Contents, Description, Fault, FaultKind, chain};
+use backup::{
+    BackupError, Backups, Contents, Description, Fault, FaultKind, Link, can_restore, chain,
+};
 use disk::{AlignedBuf, RealFiles};
 use pg_types::{Lsn, SegmentNumber, TimelineId};
 
@@ -46,13 +48,52 @@ pub(crate) struct Scope {
 
 pub(crate) fn run(args: &VerifyArgs) -> Result<ExitCode, Failure> {
     let about = |failure: Failure| failure.of(&format!("the archive {}", args.archive.display()));
-    let scope = Scope { full: args.full, jobs: args.jobs, ..Scope::default() };
+    let scope = match args.backup.as_slice() {
+        [] => Scope::default(),
+        named => steady(|| Scope::of(&args.archive, named)).map_err(about)?,
+    };
+    let scope = Scope { full: args.full, jobs: args.jobs, ..scope };
     let report = steady(|| examine(&args.archive, &scope)).map_err(about)?;
-    let text = if args.json { format!("{}\n", report.as_json()) } else { report.as_text() };
+    let text = match report.is_sound() {
+        true if args.quiet => String::new(),
+        _ if args.json => format!("{}\n", report.as_json()),
+        _ => report.as_text(),
+    };
     let written = io::stdout().write_all(text.as_bytes());
     written.map_err(|error| Failure::failed(format!("can't write the answer: {error}")))?;
     let sound = report.is_sound();
     Ok(if sound { ExitCode::SUCCESS } else { ExitCode::from(Exit::Corrupt as u8) })
+}
+
+impl Scope {
+    /// The named backups with those that they stand on, and the WAL that they are recovered by.
+    fn of(archive: &Path, named: &[String]) -> Result<Self, Failure> {
+        let catalogue = Catalogue::open(Arc::new(RealFiles::new(archive.to_owned())))?;
+        let survey = catalogue.survey().map_err(ArchiveError::from)?;
+        let (all, broken) = Backups::open(archive)?.list()?;
+        let mut wanted: BTreeSet<String> = named.iter().cloned().collect();
+        let mut starts = Vec::new();
+        for id in named {
+            match all.iter().find(|backup| backup.id == *id) {
+                Some(backup) => {
+                    starts.push(backup.start);
+                    // What it lacks is told with everything else.
+                    let chain = chain(&all, backup).unwrap_or_default();
+                    wanted.extend(chain.into_iter().map(|link| link.id));
+                }
+                None if broken.iter().any(|of| of.id == *id) => {}
+                None => return Err(BackupError::NoBackup { id: id.clone() }.into()),
+            }
+        }
+        let bounds = survey.timelines().map(|(timeline, _)| {
+            // No timeline comes from a newer one.
+            let before = starts.iter().filter(|start| start.timeline <= timeline);
+            let first =
+                before.map(|start| start.lsn.segment(catalogue.layout().segment_size)).min();
+            (timeline, first.unwrap_or(SegmentNumber::new(u64::MAX)))
+        });
+        Ok(Self { backups: Some(wanted), bounds: bounds.collect(), ..Self::default() })
+    }
 }
 
 /// Reads what is to be read, and says what it came to.
@@ -78,15 +119,14 @@ pub(crate) fn examine(archive: &Path, scope: &Scope) -> Result<Report, Failure> 
     for (place, fault) in done.faults {
         faulty.entry(place).or_default().push(fault);
     }
-    let mut descriptions = Vec::new();
+    let mut looked = Vec::new();
     for (place, stored) in backups.into_iter().enumerate() {
+        let read = stored.contents.is_some();
         let mut faults = stored.contents.map(|contents| contents.faults).unwrap_or_default();
         faults.extend(faulty.remove(&place).unwrap_or_default());
         faults.extend(of_another_cluster(&catalogue, &stored.description));
         faults.sort_by(|a, b| (&a.file, &a.member).cmp(&(&b.file, &b.member)));
-        if faults.is_empty() {
-            wal.verified.extend(stored.files);
-        } else {
+        if !faults.is_empty() {
             // One that is expired meanwhile is no damage.
             let gone =
                 !archive.join("backups").join(&stored.description.id).join("backup.json").exists();
@@ -94,10 +134,14 @@ pub(crate) fn examine(archive: &Path, scope: &Scope) -> Result<Report, Failure> 
                 continue;
             }
         }
-        descriptions.push((stored.description, faults));
+        let (description, files) = (stored.description, stored.files);
+        looked.push(Looked { holds: faults.is_empty(), description, files, read, faults });
     }
-    links(&Backups::open(archive)?.list()?.0, &mut descriptions);
-    report.finish(&catalogue, &survey, descriptions, &wal.ends)?;
+    links(&Backups::open(archive)?, &mut looked)?;
+    let verified = looked.iter_mut().filter(|of| of.holds);
+    wal.verified.extend(verified.flat_map(|of| std::mem::take(&mut of.files)));
+    let looked = looked.into_iter().map(|of| (of.description, of.faults)).collect();
+    report.finish(&catalogue, &survey, looked, (&wal.ends, &scope.bounds))?;
     for damage in &report.damages {
         wal.verified.remove(&damage.path.display().to_string());
     }
@@ -118,24 +162,53 @@ fn of_another_cluster(catalogue: &Catalogue, description: &Description) -> Optio
     })
 }
 
-/// What an incremental backup stands on has to be there, and to hold.
-fn links(all: &[Description], backups: &mut [(Description, Vec<Fault>)]) {
-    let faulty = backups.iter().filter(|(_, faults)| !faults.is_empty());
-    let faulty: Vec<String> = faulty.map(|(backup, _)| backup.id.clone()).collect();
-    for (backup, faults) in backups {
-        let what = match chain(all, backup) {
+/// A backup that was looked at.
+struct Looked {
+    description: Description,
+    /// Its files, as they were before.
+    files: Vec<(String, Identity)>,
+    /// Whether it was read, and not known from before.
+    read: bool,
+    faults: Vec<Fault>,
+    /// Whether it needn't be read the next time.
+    holds: bool,
+}
+
+/// What an incremental backup stands on has to be there, to hold, and to have what it doesn't.
+fn links(store: &Backups, looked: &mut [Looked]) -> Result<(), Failure> {
+    let (all, _) = store.list()?;
+    let ids = |which: fn(&Looked) -> bool| -> BTreeSet<String> {
+        looked.iter().filter(|of| which(of)).map(|of| of.description.id.clone()).collect()
+    };
+    let (faulty, read) = (ids(|of| !of.faults.is_empty()), ids(|of| of.read));
+    for backup in looked.iter_mut().filter(|of| of.description.parent().is_some()) {
+        let id = &backup.description.id;
+        let what = match chain(&all, &backup.description) {
             Err(error) => error.to_string(),
-            Ok(chain) => {
-                let before = chain.iter().filter(|other| other.id != backup.id);
-                match before.map(|other| &other.id).find(|id| faulty.contains(id)) {
-                    Some(id) => format!("it builds on the backup {id}, which doesn't hold"),
-                    None => continue,
-                }
-            }
+            Ok(chain) => match chain.iter().find(|link| faulty.contains(&link.id)) {
+                Some(link) if link.id == *id => continue,
+                Some(link) => format!("it builds on the backup {}, which doesn't hold", link.id),
+                None if !chain.iter().any(|link| read.contains(&link.id)) => continue,
+                None => match combines(store, chain) {
+                    Ok(()) => continue,
+                    Err(error) => {
+                        backup.holds = false;
+                        error.to_string()
+                    }
+                },
+            },
         };
         let file = PathBuf::from("backup.json");
-        faults.push(Fault { file, member: None, kind: FaultKind::Chain(what) });
+        backup.faults.push(Fault { file, member: None, kind: FaultKind::Chain(what) });
     }
+    Ok(())
+}
+
+fn combines(store: &Backups, chain: Vec<Description>) -> Result<(), BackupError> {
+    let link = |description: Description| {
+        Ok(Link { directory: store.directory(&description.id)?, description })
+    };
+    can_restore(&chain.into_iter().map(link).collect::<Result<Vec<_>, BackupError>>()?)
 }
 
 /// The segments, and which of them have to be read.

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use archive::{Bounds, Catalogue, Damage, Missing, Survey};
-use backup::{Broken, Description, Fault, Window};
+use backup::{BackupError, Broken, Description, Fault, Window, sound};
 use pg_types::{Branch, Lsn, SegmentSize, TimelineId};
 use serde_json::{Value, json};
 
@@ -34,6 +34,8 @@ pub(crate) struct Report {
 pub(crate) struct Checked {
     pub(crate) description: Description,
     pub(crate) faults: Vec<Fault>,
+    /// What the server itself had found damaged, in it or below it.
+    damaged: Option<String>,
     windows: Vec<Range>,
 }
 
@@ -50,7 +52,7 @@ impl Checked {
     pub(crate) fn is_recoverable(&self) -> bool {
         let own = self.description.stop.timeline;
         let open = |range: &Range| range.window.is_open() && range.window.timeline >= own;
-        self.faults.is_empty() && self.windows.iter().any(open)
+        !self.faults.iter().any(Fault::forbids_recovery) && self.windows.iter().any(open)
     }
 }
 
@@ -65,18 +67,23 @@ impl Report {
         }
     }
 
-    /// Looks what can be recovered with what is damaged; `ends` is how far each timeline goes.
+    /// Looks what can be recovered with what is damaged; `ends` is how far each timeline goes, and
+    /// only WAL from the bounds on was asked for.
     pub(super) fn finish(
         &mut self,
         catalogue: &Catalogue,
         survey: &Survey,
         backups: Vec<(Description, Vec<Fault>)>,
-        ends: &BTreeMap<TimelineId, Lsn>,
+        (ends, bounds): (&BTreeMap<TimelineId, Lsn>, &Bounds),
     ) -> Result<(), Failure> {
         self.damages.sort_by(|a, b| (a.timeline, a.at, &a.path).cmp(&(b.timeline, b.at, &b.path)));
         self.leftovers = survey.leftovers().map(|(_, segments)| segments.count()).sum();
         // What is wrong with `gaps.json` was said.
         self.missing = catalogue.missing(survey).unwrap_or_default();
+        let size = catalogue.layout().segment_size;
+        self.missing.retain(|missing| {
+            bounds.get(&missing.timeline).is_none_or(|first| missing.to.segment(size) > *first)
+        });
         let branches: Vec<Branch> = survey
             .timelines()
             .filter_map(|(timeline, _)| list::branch_of(catalogue, timeline).ok().flatten())
@@ -92,7 +99,12 @@ impl Report {
                 Some(self.range(window, branch, &description, end, catalogue))
             });
             let windows = windows.collect();
-            self.backups.push(Checked { description, faults, windows });
+            let damaged = match sound(&descriptions, &description) {
+                Err(error @ BackupError::DamagedOnServer { .. }) => Some(error.to_string()),
+                // What it lacks is among its faults.
+                _ => None,
+            };
+            self.backups.push(Checked { description, faults, damaged, windows });
         }
         Ok(())
     }
@@ -119,10 +131,8 @@ impl Report {
             let because = Some(format!("{} is damaged at {}", damage.path.display(), damage.at));
             return Range { window: Window { to: damage.at, ..window }, because };
         }
-        let missing = self.missing.iter().find(|missing| {
-            let on = branch.stretches().iter().any(|on| on.timeline == missing.timeline);
-            on && missing.from <= window.to.max(from) && window.to < missing.to
-        });
+        let missing =
+            self.missing.iter().find(|missing| missing.ends(branch, window.to, segment_size));
         let because = match missing {
             Some(missing) => Some(format!("WAL is missing: {}", gaps::as_text(missing))),
             None if window.to < end => Some(format!("nothing is proved from {} on", window.to)),
@@ -136,7 +146,7 @@ impl Report {
         self.damages.is_empty()
             && self.broken.is_empty()
             && self.missing.iter().all(|missing| missing.gap.is_some())
-            && self.backups.iter().all(Checked::is_recoverable)
+            && self.backups.iter().all(|of| of.faults.is_empty() && of.is_recoverable())
     }
 
     /// What forbids to expire anything, if these backups and the WAL from these bounds on are what
@@ -195,6 +205,7 @@ impl Report {
                 "recoverable": backup.is_recoverable(),
                 "faults": faults.collect::<Vec<_>>(),
                 "damaged_on_server": backup.description.damage,
+                "damaged": backup.damaged,
                 "windows": windows.collect::<Vec<_>>(),
             })
         });
@@ -265,11 +276,14 @@ impl Report {
     fn describe(&self, text: &mut String, backup: &Checked) {
         let id = &backup.description.id;
         let verdict = match (backup.faults.len(), backup.is_recoverable()) {
-            (0, true) => "holds".to_owned(),
-            (0, false) => "CAN'T BE RECOVERED".to_owned(),
-            (faults, _) => format!("CAN'T BE RECOVERED: it has {faults} faults"),
+            (0, true) => "holds",
+            (_, true) => "can be recovered, for all that",
+            (_, false) => "CAN'T BE RECOVERED",
         };
         _ = writeln!(text, "backup   {id}: {verdict}");
+        if let Some(damaged) = &backup.damaged {
+            _ = writeln!(text, "         as it was taken: {damaged}");
+        }
         for range in &backup.windows {
             let because = range.because.as_ref().map_or(String::new(), |why| format!("; {why}"));
             _ = writeln!(text, "         {}{because}", list::window_as_text(&range.window));

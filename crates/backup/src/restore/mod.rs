@@ -70,10 +70,7 @@ pub fn restore(
     let newest = chain.last().filter(|_| chain.len() < incremental::MAX_CHAIN);
     let newest = newest.ok_or_else(nothing)?;
     let description = &newest.description;
-    let mut manifests = Vec::new();
-    for link in chain {
-        manifests.push((link, Manifest::parse(&read_manifest(&link.directory)?)?));
-    }
+    let mut manifests = manifests(chain)?;
     // Before anything is touched: what the tar files hold is what they should.
     let plan = Plan::of(&manifests)?;
     let aside = destination.set_aside()?;
@@ -94,6 +91,32 @@ pub fn restore(
     let files = plan.files();
     let others = places.others.into_iter().map(|(_, tree)| tree).chain(places.wal).collect();
     Ok(Restored { data: places.data, others, auto_conf, files, bytes, aside })
+}
+
+/// Whether a backup can be given back as far as headers and manifests tell: the last one of a
+/// [chain](crate::chain()).
+///
+/// # Errors
+/// If the chain lacks something, as the blocks that a file hasn't changed.
+pub fn can_restore(chain: &[Link]) -> Result<(), BackupError> {
+    Plan::of(&manifests(chain)?).map(drop)
+}
+
+/// Every backup's own manifest.
+fn manifests(chain: &[Link]) -> Result<Vec<(&Link, Manifest)>, BackupError> {
+    let manifest = |link: &Link| {
+        let manifest = Manifest::parse(&read_manifest(&link.directory)?)?;
+        match manifest.differences(&link.description).into_iter().next() {
+            None => Ok(manifest),
+            Some(what) => Err(manifest::wrong(what).into()),
+        }
+    };
+    let all = chain.iter().map(|link| {
+        manifest(link)
+            .map(|it| (link, it))
+            .map_err(|error: BackupError| error.of(&link.description))
+    });
+    all.collect()
 }
 
 /// The manifest of what was combined: of the newest backup, but for the files that were made.

@@ -59,7 +59,8 @@ impl Plan {
     pub(super) fn of(chain: &[(&Link, Manifest)]) -> Result<Self, BackupError> {
         let mut plans = Vec::new();
         for (place, (link, manifest)) in chain.iter().enumerate() {
-            plans.push(Self::of_one(place, &link.directory, &link.description, manifest)?);
+            let plan = Self::of_one(place, &link.directory, &link.description, manifest);
+            plans.push(plan.map_err(|error| error.of(&link.description))?);
         }
         let Some(mut newest) = plans.pop() else { return Ok(Self::default()) };
         if newest.incremental.is_empty() {
@@ -68,6 +69,7 @@ impl Plan {
         // By where they are and what they are called, the newest backup first.
         let older: Vec<BTreeMap<(Option<u32>, EntryPath), Stored>> =
             plans.into_iter().rev().map(Self::by_path).collect();
+        let before = || older.iter().zip(chain.iter().rev().skip(1).map(|(link, _)| link));
         for changed in std::mem::take(&mut newest.incremental) {
             let wrong = |what: &str| BackupError::NotAsListed {
                 path: changed.whole_path(&changed.path),
@@ -77,12 +79,13 @@ impl Plan {
             let path = path.ok_or_else(|| wrong("it isn't a file's name"))?;
             let mut from = vec![changed.clone()];
             let mut whole = false;
-            for backup in &older {
+            for (backup, link) in before() {
                 let at = |path: EntryPath| backup.get(&(changed.archive, path));
                 let found = at(path.clone());
                 whole = found.is_some();
                 let found = found.or_else(|| at(path.as_incremental()));
-                from.push(found.ok_or_else(|| wrong("a backup before it hasn't got it"))?.clone());
+                let lacks = || wrong("what it changes isn't in it").of(&link.description);
+                from.push(found.ok_or_else(lacks)?.clone());
                 if whole {
                     break;
                 }

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 
 use super::*;
 use crate::checksum::Hasher;
+use crate::description::Incremental;
 use crate::description::tests::sample;
+use crate::manifest::WalRange;
 use crate::{Algorithm, Manifest, ManifestFile};
 
 /// A place to make a backup in, and to restore it to.
@@ -76,10 +78,14 @@ impl Scene {
         }
     }
 
-    fn restore(mut self) -> (tempfile::TempDir, Result<Restored, BackupError>) {
+    /// Stores it.
+    fn link(&mut self) -> Link {
         let backup = self.root.path().join("backup");
         fs::create_dir(&backup).unwrap();
-        let manifest = Manifest { system_identifier: None, files: self.files.clone(), wal: vec![] };
+        let Description { start, stop, .. } = &self.description;
+        let (start, end, timeline) = (start.lsn, stop.lsn, stop.timeline);
+        let wal = vec![WalRange { timeline, start, end }];
+        let manifest = Manifest { system_identifier: None, files: self.files.clone(), wal };
         fs::write(backup.join("backup_manifest"), manifest.write()).unwrap();
         for (oid, tar) in std::mem::take(&mut self.tars) {
             let bytes = tar.into_inner().unwrap();
@@ -89,10 +95,14 @@ impl Scene {
             }
             fs::write(backup.join(crate::intake::tar_name(oid)), bytes).unwrap();
         }
+        let directory = Tree::open(&backup, Readers::Owner).unwrap();
+        Link { directory, description: self.description.clone() }
+    }
+
+    fn restore(mut self) -> (tempfile::TempDir, Result<Restored, BackupError>) {
+        let link = self.link();
         let destination = self.destination();
         destination.examine(18).unwrap();
-        let tree = Tree::open(&backup, Readers::Owner).unwrap();
-        let link = Link { directory: tree, description: self.description.clone() };
         let restored = restore(&[link], &destination, 3);
         (self.root, restored)
     }
@@ -175,4 +185,35 @@ fn other_content_makes_no_cluster() {
     let (root, restored) = below.restore();
     assert!(restored.unwrap_err().to_string().contains("nodir"));
     assert!(!root.path().join("data").join(PG_CONTROL).exists());
+}
+
+#[test]
+fn what_a_chain_lacks_is_said_of_the_one_that_lacks_it() {
+    let chain = |full_has: bool| {
+        let (mut full, mut second) = (Scene::new(), Scene::new());
+        full.description.id = "full".to_owned();
+        second.description.id = "second".to_owned();
+        let from = full.description.start;
+        let parent = "full".to_owned();
+        second.description.incremental = Some(Incremental { parent, from, block_size: 8192 });
+        second.entry(None, "base", b'5', b"");
+        second.file(None, "base/INCREMENTAL.1", b"x");
+        if full_has {
+            full.file(None, "base/1", b"x");
+        }
+        can_restore(&[full.link(), second.link()]).map_err(|error| error.to_string())
+    };
+    assert_eq!(chain(true), Ok(()));
+    let error = chain(false).unwrap_err();
+    assert!(error.contains("the backup full: base/INCREMENTAL.1"), "{error}");
+    assert!(error.contains("what it changes isn't in it"), "{error}");
+}
+
+#[test]
+fn a_manifest_of_another_backup_is_refused() {
+    let mut scene = Scene::new();
+    let mut link = scene.link();
+    link.description.stop.lsn = link.description.start.lsn;
+    let error = can_restore(&[link]).unwrap_err().to_string();
+    assert!(error.contains("the backup b:") && error.contains("needs other WAL"), "{error}");
 }

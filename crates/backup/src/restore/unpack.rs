@@ -15,7 +15,7 @@ use crate::checksum::Hasher;
 use crate::intake::PG_CONTROL;
 use crate::label;
 use crate::recovery::AUTO_CONF;
-use crate::{BackupError, EntryPath, ManifestFile, StoredTar};
+use crate::{BackupError, Description, EntryPath, ManifestFile, StoredTar};
 
 /// How much is read at once: large enough for the disk, and small enough for the processor's cache.
 /// A multiple of every block's size.
@@ -42,17 +42,19 @@ pub(super) fn files(
     places: &Places,
     threads: usize,
 ) -> Result<Unpacked, BackupError> {
-    let mut tars = Vec::new();
-    for link in chain {
-        let oids = link.description.tablespaces.iter().map(|tablespace| Some(tablespace.oid));
-        let open = |archive| Ok((archive, link.description.open_tar(&link.directory, archive)?));
-        tars.push(oids.chain([None]).map(open).collect::<Result<_, BackupError>>()?);
+    let mut backups = Vec::new();
+    for Link { directory, description } in chain {
+        let oids = description.tablespaces.iter().map(|tablespace| Some(tablespace.oid));
+        let open = |archive| Ok((archive, description.open_tar(directory, archive)?));
+        let opened = oids.chain([None]).map(open).collect::<Result<_, BackupError>>();
+        let tars = opened.map_err(|error: BackupError| error.of(description))?;
+        backups.push(Open { description, tars });
     }
     let incremental = chain.last().and_then(|link| link.description.incremental.as_ref());
     let work = Work {
         jobs: &plan.jobs,
         places,
-        tars,
+        backups,
         block_size: incremental.map(|link| link.block_size),
         next: AtomicUsize::new(0),
         stop: AtomicBool::new(false),
@@ -74,11 +76,17 @@ pub(super) fn files(
     })
 }
 
+/// A backup whose tar files are open.
+struct Open<'a> {
+    description: &'a Description,
+    tars: Vec<(Option<u32>, StoredTar)>,
+}
+
 struct Work<'a> {
     jobs: &'a [Job],
     places: &'a Places,
     /// Of each backup of the chain.
-    tars: Vec<Vec<(Option<u32>, StoredTar)>>,
+    backups: Vec<Open<'a>>,
     /// Of a cluster whose backup is incremental.
     block_size: Option<u32>,
     next: AtomicUsize,
@@ -152,10 +160,11 @@ impl Work<'_> {
         let Some((whole, changed)) = job.from.split_last() else { return Ok(()) };
         let mut headers = Vec::new();
         for stored in changed {
-            let tar = self.tar(stored)?;
-            headers.push(Header::read(stored, block_size, |buf, at| {
+            let (of, tar) = self.tar(stored)?;
+            let header = Header::read(stored, block_size, |buf, at| {
                 tar.read_exact_at(buf, stored.at.saturating_add(at))
-            })?);
+            });
+            headers.push(header.map_err(|error| error.of(of))?);
         }
         let block = u64::from(block_size);
         let sources = Sources::of(&headers, whole.file.size / block);
@@ -239,11 +248,13 @@ impl Work<'_> {
         Ok(content)
     }
 
-    fn tar(&self, stored: &Stored) -> Result<&StoredTar, BackupError> {
-        let tars = self.tars.get(stored.backup).into_iter().flatten();
-        let mut tars = tars.filter(|(archive, _)| *archive == stored.archive);
-        let tar = tars.next().map(|(_, tar)| tar);
-        tar.ok_or_else(|| wrong(&stored.path, "its tar file isn't there"))
+    /// The backup that a file is in, and the tar file there.
+    fn tar(&self, stored: &Stored) -> Result<(&Description, &StoredTar), BackupError> {
+        let found = self.backups.get(stored.backup).and_then(|Open { description, tars }| {
+            let (_, tar) = tars.iter().find(|(archive, _)| *archive == stored.archive)?;
+            Some((*description, tar))
+        });
+        found.ok_or_else(|| wrong(&stored.path, "its tar file isn't there"))
     }
 
     /// Reads a file's bytes, with their offsets, and holds them against its sum.
@@ -253,22 +264,21 @@ impl Work<'_> {
         chunk: &mut [u8],
         mut take: impl FnMut(&[u8], u64) -> Result<(), BackupError>,
     ) -> Result<(), BackupError> {
-        let tar = self.tar(stored)?;
+        let (of, tar) = self.tar(stored)?;
         let mut hasher = Hasher::new(stored.file.algorithm);
         let (mut at, size) = (0, stored.file.size);
         while at < size {
             let len = usize::try_from(size - at).unwrap_or(usize::MAX).min(chunk.len());
             let Some(bytes) = chunk.get_mut(..len) else { break };
-            tar.read_exact_at(bytes, stored.at.saturating_add(at))?;
+            let read = tar.read_exact_at(bytes, stored.at.saturating_add(at));
+            read.map_err(|error| error.of(of))?;
             hasher.update(bytes);
             take(bytes, at)?;
             at += len as u64;
         }
         if hasher.finish() != stored.file.sum {
-            return Err(wrong(
-                &stored.path,
-                "its checksum is another: the stored backup is damaged",
-            ));
+            let what = "its checksum is another: the stored backup is damaged";
+            return Err(wrong(&stored.path, what).of(of));
         }
         Ok(())
     }

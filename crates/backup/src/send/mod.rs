@@ -24,7 +24,6 @@ use disk::{DiskError, OldFile, TreeLock};
 use pg_types::Branch;
 
 use crate::manifest::NAME;
-use crate::window::is_on;
 use crate::{Algorithm, BackupError, Backups, Description, EntryPath, ManifestFile, StoredTar};
 use compress::Compressor;
 use listed::Lines;
@@ -149,7 +148,7 @@ pub fn newest(
         let last = backup.stop.lsn.as_u64().saturating_sub(1);
         let from = catalogue.archived_from(branch, &survey, backup.start.lsn);
         let to = catalogue.archived_from(branch, &survey, pg_types::Lsn::new(last));
-        let fault = if !is_on(branch, backup.start) || !is_on(branch, backup.stop) {
+        let fault = if !backup.is_on(branch) {
             "is of another timeline"
         } else if !backup.damage.is_empty() {
             "is damaged"

@@ -404,6 +404,19 @@ impl Server {
         self.restart()
     }
 
+    /// Gives all pages checksums, or none of them.
+    pub fn set_checksums(&mut self, wanted: bool) -> Result<(), Error> {
+        if (self.sql("SHOW data_checksums")? == "on") == wanted {
+            return Ok(());
+        }
+        self.stop(StopMode::Fast)?;
+        let mut checksums = self.install().command("pg_checksums");
+        super::as_server_user(&mut checksums);
+        checksums.arg(if wanted { "--enable" } else { "--disable" }).arg("--no-sync");
+        run(checksums.arg("-D").arg(&self.data), STOP_LIMIT, "pg_checksums")?;
+        self.restart()
+    }
+
     /// Waits until it has ended by itself; what it said is in its log.
     pub fn await_end(&mut self) -> Result<(), Error> {
         let ended = self.postmaster.take().is_none_or(|mut ended| ended.await_end(STOP_LIMIT));

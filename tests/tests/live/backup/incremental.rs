@@ -105,7 +105,7 @@ fn check(major: u32) {
     assert_eq!(server.sql(sums).must(), expected);
     check_tables(&server);
     receiver.stop();
-    check_damage(&kept, &ids);
+    check_damage(&kept, &ids, &space);
 }
 
 /// A missing link is refused with its name; without a name another backup is taken.
@@ -115,7 +115,7 @@ fn check_missing(kept: &Kept, ids: &[String]) {
     fs::rename(&place, &aside).must();
     let data = kept.scratch.server_dir("missing").must();
     let refused = super::restore(kept, &data, &["--backup", &ids[3]]);
-    refused.says(1, &[&ids[3], &ids[1], "needs the backup", "isn't there"]);
+    refused.says(1, &[&ids[3], &ids[1], "needs the backup", "none of that name is there"]);
     assert_eq!(fs::read_dir(&data).must().count(), 0, "nothing is written");
     let listed = ended(&mut seawall(kept, "list"));
     assert!(listed.stdout.contains("UNUSABLE"), "{listed:?}");
@@ -132,7 +132,7 @@ fn check_missing(kept: &Kept, ids: &[String]) {
 }
 
 /// A byte of a link's that isn't even needed.
-fn check_damage(kept: &Kept, ids: &[String]) {
+fn check_damage(kept: &Kept, ids: &[String], space: &Path) {
     let path = kept.archive.join("backups").join(&ids[2]).join("base.tar");
     let whole = fs::read(&path).must();
     let magic = 0xd3ae_1f0d_u32.to_le_bytes();
@@ -144,9 +144,10 @@ fn check_damage(kept: &Kept, ids: &[String]) {
         damaged[at + offset] ^= 4;
         fs::write(&path, &damaged).must();
         let into = data.join(offset.to_string());
-        let space = format!("/nowhere={}", data.join("space").display());
-        let refused = super::restore(kept, &into, &["--backup", &ids[3], "-T", &space]);
-        assert_ne!(refused.code, Some(0), "{expect}: {refused:?}");
+        let elsewhere = data.join(format!("space-{offset}"));
+        let mapping = format!("{}={}", space.display(), elsewhere.display());
+        let refused = super::restore(kept, &into, &["--backup", &ids[3], "-T", &mapping]);
+        refused.says(1, &[&format!("the backup {}: ", ids[2]), expect]);
         assert!(!into.join("global/pg_control").exists());
     }
     fs::write(&path, &whole).must();

@@ -5,6 +5,7 @@ mod incremental;
 mod kills;
 pub(crate) mod old;
 mod operations;
+mod parents;
 mod refusals;
 mod roundtrip;
 mod standbys;

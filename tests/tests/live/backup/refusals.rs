@@ -33,7 +33,7 @@ fn damage_on_the_server_is_marked(major: u32) {
     assert!(damage.len() >= 2, "{listed}");
     let id = taken.stdout.trim();
     let data = kept.scratch.server_dir("data").must();
-    restore(&kept, &data, &[]).says(1, &["no backup lies on timeline 1"]);
+    restore(&kept, &data, &[]).says(1, &["isn't sound", "its own files damaged", id]);
     let mut server = restored(&kept, primary.install(), &["--backup", id], &[]);
     recover(&mut server);
 }

@@ -29,7 +29,11 @@ fn check(major: u32) {
     let id = backup(&kept, &primary, &[]);
     let _second = commit(&primary, 2);
     let third = commit(&primary, 3);
-    let last = commit(&primary, 4);
+    // In segments of their own.
+    primary.sql("SELECT pg_switch_wal()").must();
+    commit(&primary, 5);
+    primary.sql("SELECT pg_switch_wal()").must();
+    let last = commit(&primary, 6);
     receiver.await_flush(&primary, server_flush(&primary));
     receiver.stop();
 
@@ -57,11 +61,24 @@ fn check(major: u32) {
     restore(&kept, &data, &["--target-time", "2026-01-01 00:00:00+00"])
         .says(1, &["can't be reached", &before]);
 
+    // Where WAL is missing there is more behind, and nothing was asked for: that is said.
+    let sealed = kept.sealed();
+    let [.., hole, _last] = sealed.as_slice() else { panic!("{sealed:?}") };
+    let aside = kept.scratch.path().join("aside");
+    fs::rename(kept.segment(*hole), &aside).must();
+    let holed = restore(&kept, &data.join("holed"), &[]);
+    holed.is_well();
+    assert!(holed.stderr.contains("there is more behind it"), "{holed:?}");
+    assert!(holed.stderr.contains("seawall repair"), "{holed:?}");
+    fs::rename(&aside, kept.segment(*hole)).must();
+    let whole = restore(&kept, &data.join("whole"), &[]);
+    assert!(!whole.stderr.contains("missing"), "{whole:?}");
+
     // One that the server found damaged is listed, and nothing is promised of it.
     let path = kept.archive.join("backups").join(&id).join("backup.json");
     let description = fs::read_to_string(&path).must();
     fs::write(&path, description.replace("\"damage\": []", "\"damage\": [\"x\"]")).must();
     assert_eq!(status()["recoverable"], serde_json::json!([]));
     assert_eq!(list(&kept)["backups"][0]["windows"][0], *window);
-    restore(&kept, &data, &[]).says(1, &["no backup lies on timeline 1"]);
+    restore(&kept, &data, &[]).says(1, &["isn't sound", "its own files damaged (x)", "--backup"]);
 }
