@@ -26,8 +26,9 @@ use crate::show::top::Makers;
 /// little enough that its text is.
 const UNIT_BYTES: u64 = 512 << 10;
 
-/// The same where no text is made, and sums are added up for each.
-const COUNTED_UNIT_BYTES: u64 = 4 << 20;
+/// The same where no text is made, and sums are added up for each; at the end no thread has long to go
+/// on alone.
+const COUNTED_UNIT_BYTES: u64 = 2 << 20;
 
 /// Text that all threads together keep for their turns, and one at the most: the text of a unit,
 /// nearly always.
