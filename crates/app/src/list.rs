@@ -27,10 +27,17 @@ pub(crate) fn run(args: &ListArgs) -> Result<(), Failure> {
 }
 
 struct Listed {
-    backups: Vec<(Description, Vec<Window>)>,
+    backups: Vec<Entry>,
     broken: Vec<Broken>,
     holds: Vec<RestoreHold>,
     timelines: Vec<TimelineOverview>,
+}
+
+struct Entry {
+    backup: Description,
+    /// What it lacks as an incremental one, or what is wrong with what it stands on.
+    wrong_below: Option<BackupError>,
+    windows: Vec<Window>,
 }
 
 /// A timeline's line of history; `None` if it isn't known.
@@ -87,23 +94,18 @@ impl Listed {
         let (backups, broken) = store.list()?;
         let holds = store.restore_holds()?;
         let windows = windows(&catalogue, &survey, &backups)?;
-        let backups = backups.into_iter().zip(windows).collect();
+        let wrong: Vec<_> = backups.iter().map(|backup| wrong_below(&backups, backup)).collect();
+        let entries = backups.into_iter().zip(wrong).zip(windows);
+        let backups = entries
+            .map(|((backup, wrong_below), windows)| Entry { backup, wrong_below, windows })
+            .collect();
         Ok(Self { backups, broken, holds, timelines: catalogue.overview(&survey)? })
     }
 
-    /// What an incremental backup lacks, or what is wrong with what it stands on.
-    fn wrong_below(&self, backup: &Description) -> Option<BackupError> {
-        let all: Vec<Description> = self.backups.iter().map(|(backup, _)| backup.clone()).collect();
-        let error = sound(&all, backup).err()?;
-        // Its own damage is told of beside its name.
-        let own = matches!(&error, BackupError::DamagedOnServer { link, .. } if *link == backup.id);
-        (!own).then_some(error)
-    }
-
     fn as_json(&self) -> Value {
-        let backups = self.backups.iter().map(|(backup, windows)| {
+        let backups = self.backups.iter().map(|Entry { backup, wrong_below, windows }| {
             let mut value = backup_as_json(backup);
-            match self.wrong_below(backup) {
+            match wrong_below {
                 Some(error @ BackupError::DamagedOnServer { .. }) => {
                     value["damaged_below"] = error.to_string().into();
                 }
@@ -129,7 +131,7 @@ impl Listed {
     fn as_text(&self) -> String {
         let mut text = String::new();
         // Writing to a string doesn't fail.
-        for (backup, windows) in &self.backups {
+        for Entry { backup, wrong_below, windows } in &self.backups {
             let from = if backup.from_standby { "a standby" } else { "the primary" };
             _ = writeln!(
                 text,
@@ -143,7 +145,7 @@ impl Listed {
                 if backup.damage.is_empty() { "" } else { "; DAMAGED on the server" }
             );
             if let Some(parent) = backup.parent() {
-                _ = match &self.wrong_below(backup) {
+                _ = match wrong_below {
                     Some(error @ BackupError::DamagedOnServer { .. }) => {
                         writeln!(text, "    incremental after {parent}; DAMAGED: {error}")
                     }
@@ -169,6 +171,14 @@ impl Listed {
         }
         text + &timelines::as_text(&self.timelines)
     }
+}
+
+/// What an incremental backup lacks, or what is wrong with what it stands on.
+fn wrong_below(all: &[Description], backup: &Description) -> Option<BackupError> {
+    let error = sound(all, backup).err()?;
+    // Its own damage is told of beside its name.
+    let own = matches!(&error, BackupError::DamagedOnServer { link, .. } if *link == backup.id);
+    (!own).then_some(error)
 }
 
 pub(crate) fn window_as_text(window: &Window) -> String {

@@ -49,7 +49,7 @@ pub(crate) fn run(args: &RestoreArgs) -> Result<(), Failure> {
     let destination = destination(args, chosen.backup)?;
     destination.examine(chosen.backup.server_major())?;
     tell(&chosen);
-    if let Some(hole) = hole.filter(|_| chosen.found.is_none()) {
+    if let Some(hole) = hole.filter(|_| target == Target::End) {
         tracing::warn!(
             "WAL is missing, and recovery ends there though there is more behind it: {}; `seawall \
              repair` fills it from wherever the segments still are",
@@ -92,36 +92,41 @@ fn candidates(
         let Some(backup) = all.first() else {
             return Err(BackupError::NoBackup { id: id.to_owned() }.into());
         };
-        chain(&everything, backup)?;
-        if let Err(error) = sound(&everything, backup) {
-            tracing::warn!("{error}");
+        match sound(&everything, backup) {
+            Ok(_) => {}
+            Err(error @ BackupError::DamagedOnServer { .. }) => tracing::warn!("{error}"),
+            Err(error) => return Err(error.into()),
         }
     } else {
         for broken in broken {
             tracing::warn!("{}", broken.error);
         }
-        // What the server found damaged is taken only by name.
         let mut unfit = None;
-        all.retain(|backup| {
-            let error = sound(&everything, backup).err().map(|error| match error {
-                BackupError::DamagedOnServer { .. } => Failure::failed(format!(
-                    "{error}; `--backup {}` restores it all the same",
-                    backup.id
-                )),
-                error => error.into(),
-            });
-            if let Some(failure) = &error {
+        all.retain(|backup| match by_itself(&everything, backup) {
+            Ok(()) => true,
+            Err(failure) => {
                 tracing::warn!("{failure}");
+                unfit = Some(failure);
+                false
             }
-            let fit = error.is_none();
-            unfit = error.or(unfit.take());
-            fit
         });
         if let Some(failure) = unfit.filter(|_| all.is_empty()) {
             return Err(failure);
         }
     }
     Ok((everything, all))
+}
+
+/// Whether a backup is taken that nobody named: what the server found damaged isn't.
+fn by_itself(all: &[Description], backup: &Description) -> Result<(), Failure> {
+    match sound(all, backup) {
+        Ok(_) => Ok(()),
+        Err(error @ BackupError::DamagedOnServer { .. }) => Err(Failure::failed(format!(
+            "{error}; `--backup {}` restores it all the same",
+            backup.id
+        ))),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn target(args: &TargetArgs) -> Result<Target, Failure> {

@@ -14,22 +14,13 @@ use crate::Failure;
 pub(super) const FULL: &str = "take a full one, without --incremental";
 
 /// What the server is when the next backup is taken.
-pub(super) struct Now {
+struct Now {
     /// Its line of history.
     branch: Branch,
     data_checksums: bool,
 }
 
 impl Now {
-    pub(super) async fn of(
-        link: &mut Link,
-        facts: &Facts,
-        data_checksums: bool,
-    ) -> Result<Self, Failure> {
-        let branch = runtime::line_of_history(link, facts).await?;
-        Ok(Self { branch, data_checksums })
-    }
-
     /// Why no incremental backup of the server can follow this one.
     fn unfit(&self, all: &[Description], backup: &Description) -> Option<String> {
         if let Err(error) = sound(all, backup) {
@@ -47,51 +38,51 @@ impl Now {
     }
 }
 
-/// Refuses a server that can't take one.
-pub(super) fn supported(facts: &Facts) -> Result<(), Failure> {
+/// The backup that an incremental one is taken after: the wanted one, or the newest that is sound,
+/// whole and of the server's own history. What the server hasn't summaries for any more, it says
+/// itself.
+pub(super) async fn parent(
+    link: &mut Link,
+    (facts, data_checksums): (&Facts, bool),
+    archive: &Path,
+    wanted: Option<&str>,
+) -> Result<(Description, TreeLock), Failure> {
     if !has_incremental(facts.version) {
         return Err(Failure::usage(format!(
             "incremental backups are taken from PostgreSQL 17 on, and the server is {}",
             facts.version
         )));
     }
-    Ok(())
+    let now = Now { branch: runtime::line_of_history(link, facts).await?, data_checksums };
+    let backups = Backups::open(archive)?;
+    let parent = choose(&now, &backups.list()?.0, wanted)?;
+    // As long as this one is under way the other isn't expired; it may have been before.
+    let lock = backups.directory(&parent.id)?.lock_shared().map_err(BackupError::from)?;
+    sound(&backups.list()?.0, &parent)?;
+    Ok((parent, lock))
 }
 
-/// The backup that an incremental one is taken after: the wanted one, or the newest that is sound,
-/// whole and of the server's own history. What the server hasn't summaries for any more, it says
-/// itself.
-pub(super) fn parent(
-    archive: &Path,
-    wanted: Option<&str>,
-    now: &Now,
-) -> Result<(Description, TreeLock), Failure> {
-    let backups = Backups::open(archive)?;
-    let (all, _) = backups.list()?;
-    let parent = match wanted {
+fn choose(now: &Now, all: &[Description], wanted: Option<&str>) -> Result<Description, Failure> {
+    match wanted {
         Some(id) => {
             let parent = all.iter().find(|backup| backup.id == id);
             let parent = parent.ok_or_else(|| BackupError::NoBackup { id: id.to_owned() })?;
-            if let Some(why) = now.unfit(&all, parent) {
-                return Err(Failure::failed(format!("{why}; {FULL}, or name another")));
+            match now.unfit(all, parent) {
+                None => Ok(parent.clone()),
+                Some(why) => Err(Failure::failed(format!("{why}; {FULL}, or name another"))),
             }
-            parent
         }
         None => {
-            let fit = all.iter().rev().find(|backup| now.unfit(&all, backup).is_none());
-            let newest = all.last().and_then(|newest| now.unfit(&all, newest));
-            let why = newest.map_or_else(String::new, |why| format!(" ({why})"));
-            fit.ok_or_else(|| {
+            let fit = all.iter().rev().find(|backup| now.unfit(all, backup).is_none());
+            fit.cloned().ok_or_else(|| {
+                let newest = all.last().and_then(|newest| now.unfit(all, newest));
+                let why = newest.map_or_else(String::new, |why| format!(" ({why})"));
                 Failure::failed(format!(
                     "there is no backup that an incremental one could follow{why}: {FULL}"
                 ))
-            })?
+            })
         }
-    };
-    // As long as this one is under way the other isn't expired; it may have been before.
-    let lock = backups.directory(&parent.id)?.lock_shared().map_err(BackupError::from)?;
-    sound(&backups.list()?.0, parent)?;
-    Ok((parent.clone(), lock))
+    }
 }
 
 /// What `backup.json` says of it.

@@ -93,9 +93,9 @@ async fn take(
     let data_checksums = show(&mut link, "data_checksums").await? == "on";
     let parent = match &args.incremental {
         Some(wanted) => {
-            incremental::supported(&facts)?;
-            let now = incremental::Now::of(&mut link, &facts, data_checksums).await?;
-            Some(incremental::parent(&args.archive, wanted.as_deref(), &now)?)
+            let server = (&facts, data_checksums);
+            let wanted = wanted.as_deref();
+            Some(incremental::parent(&mut link, server, &args.archive, wanted).await?)
         }
         None => None,
     };

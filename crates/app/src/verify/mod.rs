@@ -109,7 +109,7 @@ pub(crate) fn examine(archive: &Path, scope: &Scope) -> Result<Report, Failure> 
     report.damages.extend(names.damages);
     report.strangers.extend(names.strangers);
     let mut wal = Wal::of(archive, (&catalogue, &survey), &state, scope);
-    let backups = Stored::all(archive, &state, scope, &mut report)?;
+    let backups = Stored::all(archive, &state, scope, (&mut wal.verified, &mut report))?;
     let jobs = wal.jobs(&catalogue).into_iter().chain(Stored::jobs(&backups)).collect();
     let contents = backups.iter().map(|backup| backup.contents.as_ref()).collect();
     let done = Work::new(&catalogue, contents, jobs).run(scope.jobs);
@@ -180,7 +180,8 @@ fn links(store: &Backups, looked: &mut [Looked]) -> Result<(), Failure> {
     let ids = |which: fn(&Looked) -> bool| -> BTreeSet<String> {
         looked.iter().filter(|of| which(of)).map(|of| of.description.id.clone()).collect()
     };
-    let (faulty, read) = (ids(|of| !of.faults.is_empty()), ids(|of| of.read));
+    let faulty = ids(|of| of.faults.iter().any(Fault::forbids_recovery));
+    let read = ids(|of| of.read);
     for backup in looked.iter_mut().filter(|of| of.description.parent().is_some()) {
         let id = &backup.description.id;
         let what = match chain(&all, &backup.description) {
@@ -240,7 +241,15 @@ impl Wal {
         for (timeline, segments) in survey.timelines() {
             let first = scope.bounds.get(&timeline).copied();
             let own = this.segments.entry(timeline).or_default();
-            for (number, form) in segments.iter().filter(|(number, _)| Some(*number) >= first) {
+            for (number, form) in segments.iter() {
+                if Some(number) < first {
+                    // Not asked for. What is before the bound is read again by who asks for all, so
+                    // that the border with what was read now is proved.
+                    let name = catalogue.stored_file(timeline, number).display().to_string();
+                    let known = state.verified(&name).filter(|_| Some(number.next()) != first);
+                    this.verified.extend(known.map(|identity| (name, identity)));
+                    continue;
+                }
                 if !form.is_sealed() {
                     this.partials.push((timeline, number));
                     continue;
@@ -405,20 +414,23 @@ impl Stored {
         archive: &Path,
         state: &State,
         scope: &Scope,
-        report: &mut Report,
+        (verified, report): (&mut BTreeMap<String, Identity>, &mut Report),
     ) -> Result<Vec<Self>, Failure> {
         let backups = Backups::open(archive)?;
         let (all, broken) = backups.list()?;
         report.broken.extend(broken);
-        let wanted = |backup: &Description| {
-            scope.backups.as_ref().is_none_or(|wanted| wanted.contains(&backup.id))
-        };
         let mut stored = Vec::new();
-        for description in all.into_iter().filter(wanted) {
+        for description in all {
+            let dir = format!("backups/{}/", description.id);
+            let known = || state.below(&dir);
+            if scope.backups.as_ref().is_some_and(|wanted| !wanted.contains(&description.id)) {
+                verified.extend(known().map(|(name, identity)| (name.clone(), *identity)));
+                continue;
+            }
             let files = state::files_in(archive, &Path::new("backups").join(&description.id));
-            let known = files.iter().all(|(name, identity)| state.knows(name, identity));
-            let whole = state.count_below(&format!("backups/{}/", description.id)) == files.len();
-            let contents = if scope.full || !known || !whole {
+            let same = files.iter().all(|(name, identity)| state.knows(name, identity));
+            let whole = known().count() == files.len();
+            let contents = if scope.full || !same || !whole {
                 report.read_backups += 1;
                 Some(Contents::of(&backups.directory(&description.id)?, &description))
             } else {

@@ -48,6 +48,11 @@ struct Range {
 }
 
 impl Checked {
+    /// Whether it is as it was, and good for something.
+    fn is_sound(&self) -> bool {
+        self.faults.is_empty() && self.is_recoverable()
+    }
+
     /// Whether anything can be recovered from it, on its own timeline at the least.
     pub(crate) fn is_recoverable(&self) -> bool {
         let own = self.description.stop.timeline;
@@ -146,7 +151,7 @@ impl Report {
         self.damages.is_empty()
             && self.broken.is_empty()
             && self.missing.iter().all(|missing| missing.gap.is_some())
-            && self.backups.iter().all(|of| of.faults.is_empty() && of.is_recoverable())
+            && self.backups.iter().all(Checked::is_sound)
     }
 
     /// What forbids to expire anything, if these backups and the WAL from these bounds on are what
@@ -170,7 +175,7 @@ impl Report {
             return Some(format!("WAL is missing: {}", gaps::as_text(missing)));
         }
         let is_counted = |backup: &&Checked| counted.contains(&backup.description.id.as_str());
-        let bad = self.backups.iter().filter(is_counted).find(|backup| !backup.is_recoverable())?;
+        let bad = self.backups.iter().filter(is_counted).find(|backup| !backup.is_sound())?;
         let id = &bad.description.id;
         Some(match bad.faults.first() {
             Some(fault) => format!("backups/{id}/{fault}"),

@@ -90,12 +90,17 @@ impl State {
 
     /// Whether a file was verified as it is.
     pub(super) fn knows(&self, path: &str, identity: &Identity) -> bool {
-        self.files.get(path) == Some(identity)
+        self.verified(path) == Some(*identity)
     }
 
-    /// How many files whose paths begin so were verified.
-    pub(super) fn count_below(&self, begins: &str) -> usize {
-        self.files.keys().filter(|path| path.starts_with(begins)).count()
+    /// What was verified under this name.
+    pub(super) fn verified(&self, path: &str) -> Option<Identity> {
+        self.files.get(path).copied()
+    }
+
+    /// The files that were verified whose paths begin so.
+    pub(super) fn below(&self, begins: &str) -> impl Iterator<Item = (&String, &Identity)> {
+        self.files.iter().filter(move |(path, _)| path.starts_with(begins))
     }
 
     /// Keeps what was verified for the next pass. Where it can't, the next pass reads all.
@@ -139,7 +144,7 @@ mod tests {
         assert!(state.knows("wal/000000010000000000000001", &identity));
         assert!(!state.knows("wal/000000010000000000000001", &Identity::default()));
         assert!(state.knows("backups/x y/base.tar", &Identity::default()));
-        assert_eq!(state.count_below("backups/"), 1);
+        assert_eq!(state.below("backups/").count(), 1);
         for at in 0..text.len() {
             assert!(State::parse(&text[..at]).is_none(), "cut at {at}");
         }

@@ -126,6 +126,14 @@ fn check_missing(kept: &Kept, ids: &[String]) {
     );
     fs::rename(&aside, &place).must();
     ended(&mut seawall(kept, "verify")).is_well();
+    // A file beside the first one's own is told of, and does no harm to those that stand on it.
+    let stray = kept.archive.join("backups").join(&ids[0]).join("stray");
+    fs::write(&stray, "").must();
+    let strayed = ended(&mut seawall(kept, "verify"));
+    assert_eq!(strayed.code, Some(4), "{strayed:#?}");
+    assert_eq!(strayed.stdout.matches("DAMAGED").count(), 1, "{strayed:#?}");
+    assert!(!strayed.stdout.contains("CAN'T BE RECOVERED"), "{strayed:#?}");
+    fs::remove_file(&stray).must();
     // Of the newest alone all others are kept: it stands on them.
     let expire = ended(seawall(kept, "expire").args(["--keep-backups", "1"]));
     assert_eq!(expire.stdout.matches("builds on it").count(), 3, "{expire:#?}");

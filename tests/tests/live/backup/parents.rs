@@ -2,7 +2,6 @@
 //! with pages like its own. What stands on another is told of, and isn't given back by itself.
 
 use std::fs;
-use std::path::PathBuf;
 
 use testkit::servers::StopMode;
 
@@ -15,17 +14,12 @@ use crate::program::{Ended, ended};
 
 const SUMMARIES: [&str; 1] = ["summarize_wal = on"];
 
-fn description(kept: &Kept, id: &str) -> PathBuf {
-    kept.archive.join("backups").join(id).join("backup.json")
-}
-
-/// Changes a backup's description; gives what it was.
-fn rewrite(kept: &Kept, id: &str, from: &str, to: &str) -> String {
-    let path = description(kept, id);
+/// Changes a backup's description.
+fn rewrite(kept: &Kept, id: &str, from: &str, to: &str) {
+    let path = kept.archive.join("backups").join(id).join("backup.json");
     let text = fs::read_to_string(&path).must();
     assert!(text.contains(from), "{text}");
     fs::write(&path, text.replace(from, to)).must();
-    text
 }
 
 fn recoverable(kept: &Kept) -> usize {
@@ -98,7 +92,7 @@ fn damage_is_that_of_the_whole_chain() {
     primary.sql("UPDATE t SET i = -i WHERE i < 10").must();
     let third = backup(&kept, &primary, &["--incremental"]);
     assert_eq!(recoverable(&kept), 1);
-    let text = rewrite(&kept, &second, "\"damage\": []", "\"damage\": [\"base/1/2: x\"]");
+    rewrite(&kept, &second, "\"damage\": []", "\"damage\": [\"base/1/2: x\"]");
 
     let incremental = |more: &str| ended(&mut backup_command(&kept, &primary, &[more]));
     incremental(&format!("--incremental={third}"))
@@ -128,7 +122,6 @@ fn damage_is_that_of_the_whole_chain() {
     expire.says(1, &["no backup is there"]);
     let report = ended(&mut seawall(&kept, "verify")).stdout;
     assert!(report.contains("as it was taken"), "{report}");
-    fs::write(description(&kept, &second), text).must();
 }
 
 /// After a promotion that lost the newest backup's WAL the one before it is followed.

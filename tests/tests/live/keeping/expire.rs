@@ -199,6 +199,10 @@ fn check_refusals(major: u32) {
     let last = kept.segment(sealed[sealed.len() - 1]);
     harmed(&last, 500_000, &["nothing is expired", "doesn't hold"], 4);
     harmed(&dir(&second).join("base.tar"), 700, &["nothing is expired", "was changed"], 4);
+    let stray = dir(&second).join("stray");
+    fs::write(&stray, "").must();
+    refused(&["nothing is expired", "it isn't part of the backup"], 4);
+    fs::remove_file(&stray).must();
     harmed(&dir(&second).join("backup.json"), 3, &["what it needs isn't known"], 1);
     harmed(&dir(&first).join("backup.json"), 3, &["what it needs isn't known"], 1);
     let aside = kept.scratch.path().join("aside");

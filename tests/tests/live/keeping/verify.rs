@@ -176,6 +176,10 @@ fn check(major: u32) {
 /// Of a backup that is named nothing else is looked at, nor WAL from before it.
 fn only_one(scene: &Scene) {
     let (first, second) = (&scene.first, &scene.second);
+    // What wasn't asked for is known still, but for the segment before.
+    assert_sound(&scene.kept, &["--backup", second]);
+    let next = assert_sound(&scene.kept, &[]);
+    assert_eq!((&next["read"]["backups"], &next["read"]["segments"]), (&0.into(), &1.into()));
     let other = scene.kept.archive.join("backups").join(first).join("base.tar");
     let before = scene.kept.segment(scene.short.segment(SIZE));
     [&other, &before].iter().for_each(|path| flip(path, 5000));

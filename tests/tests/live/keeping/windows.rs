@@ -31,9 +31,9 @@ fn check(major: u32) {
     let third = commit(&primary, 3);
     // In segments of their own.
     primary.sql("SELECT pg_switch_wal()").must();
-    commit(&primary, 5);
+    commit(&primary, 4);
     primary.sql("SELECT pg_switch_wal()").must();
-    let last = commit(&primary, 6);
+    let last = commit(&primary, 5);
     receiver.await_flush(&primary, server_flush(&primary));
     receiver.stop();
 
@@ -70,6 +70,9 @@ fn check(major: u32) {
     holed.is_well();
     assert!(holed.stderr.contains("there is more behind it"), "{holed:?}");
     assert!(holed.stderr.contains("seawall repair"), "{holed:?}");
+    let asked = restore(&kept, &data.join("asked"), &["--target-immediate"]);
+    asked.is_well();
+    assert!(!asked.stderr.contains("missing"), "{asked:?}");
     fs::rename(&aside, kept.segment(*hole)).must();
     let whole = restore(&kept, &data.join("whole"), &[]);
     assert!(!whole.stderr.contains("missing"), "{whole:?}");
