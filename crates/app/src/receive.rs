@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use archive::{Archive, ArchiveError, Options};
 use disk::{RealDisk, RealFiles};
-use runtime::{Ended, Receive};
+use runtime::{Ended, Needs, Receive};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 
@@ -42,7 +42,12 @@ pub(crate) fn run(args: &ReceiveArgs) -> Result<(), Failure> {
         true => None,
         false => Some(serve::Beside::start(&args.archive, args, &what.tip)?),
     };
-    what.needed = beside.as_ref().filter(|_| args.hot_standby_feedback).map(serve::Beside::needed);
+    let needs = Arc::new(Needs::default());
+    what.needed = args.hot_standby_feedback.then(|| match &beside {
+        Some(beside) => beside.needed(),
+        // Of those that a `seawall serve` of its own serves.
+        None => needs.together(),
+    });
     service::ready();
     let server = what.settings.endpoint().to_string();
     let mut talk = Talk::new(&args.archive, server, board, args.json, &log);
@@ -62,7 +67,7 @@ pub(crate) fn run(args: &ReceiveArgs) -> Result<(), Failure> {
         let ended = tokio::select! {
             ended = runtime::receive(&what, &claim, &mut disk, &woken, shutdown, &mut talk) => ended,
             never = service::pat_watchdog() => never,
-            never = serve::announce(&args.archive, &what.tip) => never,
+            never = serve::announce(&args.archive, &what.tip, &needs) => never,
         };
         signals.abort();
         ended.map_err(Failure::from)

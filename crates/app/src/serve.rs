@@ -11,7 +11,8 @@ use disk::{Files, RealFiles};
 use pg_wire::feedback::Horizons;
 use replication::sender::Status;
 use runtime::{
-    Follower, Listen, Serve, ServeError, ServeReport, Server, Tip, TipReceiver, TipSender, Watcher,
+    Followed, Follower, Listen, Needs, Serve, ServeError, ServeReport, Server, Tip, TipReceiver,
+    TipSender, Watcher,
 };
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -39,14 +40,9 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
     let (stop, shutdown) = watch::channel(false);
     let (socket, wal) = (Run::open(&args.archive), args.archive.join(archive::Layout::WAL));
     let socket = socket.map_err(|error| Failure::failed(format!("run/ can't be read: {error}")))?;
-    let following = runtime::follow(
-        socket.path(TIP_SOCKET),
-        wal,
-        files,
-        tip,
-        shutdown.clone(),
-        |error: &ArchiveError| tracing::error!("{error}"),
-    );
+    let followed = Followed { socket: socket.path(TIP_SOCKET), wal, files };
+    let trouble = |error: &ArchiveError| tracing::error!("{error}");
+    let following = runtime::follow(followed, tip, server.needed(), shutdown.clone(), trouble);
     service::ready();
     runtime(&args.serving)?.block_on(async {
         let signals = tokio::spawn(receive::stop_on_signal(stop));
@@ -170,10 +166,10 @@ impl Drop for Beside {
     }
 }
 
-/// Tells a `seawall serve` of its own how far this receiver is.
-pub(crate) async fn announce(archive: &Path, tip: &TipSender) -> ! {
+/// Tells a `seawall serve` of its own how far this receiver is, and is told what its followers need.
+pub(crate) async fn announce(archive: &Path, tip: &TipSender, needs: &Arc<Needs>) -> ! {
     match Run::open(archive).and_then(|run| run.listen(TIP_SOCKET)) {
-        Ok(listener) => runtime::announce(listener, tip.subscribe()).await,
+        Ok(listener) => runtime::announce(listener, tip.subscribe(), Arc::clone(needs)).await,
         Err(error) => {
             tracing::warn!("a `seawall serve` of its own won't hear of this receiver: {error}");
         }

@@ -18,6 +18,7 @@ mod session;
 mod socket;
 mod stream;
 mod tip;
+mod tip_socket;
 mod tls;
 mod user;
 mod world;
@@ -33,7 +34,8 @@ pub use serve::{
     Watcher,
 };
 pub use session::{Ended, Facts, connect, create_slot, line_of_history, read_slot};
-pub use tip::{Tip, TipReceiver, TipSender, announce, follow, publish_archived};
+pub use tip::{Tip, TipReceiver, TipSender, publish_archived};
+pub use tip_socket::{Followed, Needs, announce, follow};
 pub use tls::TlsError;
 pub use user::user_name;
 pub use world::{Wire, World, within};

@@ -208,8 +208,9 @@ pub(crate) struct ReceiveArgs {
     #[arg(long, value_name = "ADDR", conflicts_with = "no_sync")]
     pub(crate) serve: Vec<runtime::Listen>,
     /// Tell the server what those who are served need of it: a standby with hot_standby_feedback
-    /// keeps rows from being removed there that its queries still see.
-    #[arg(long, requires = "serve")]
+    /// keeps rows from being removed there that its queries still see. Also of those that a
+    /// `seawall serve` of its own serves from the archive.
+    #[arg(long)]
     pub(crate) hot_standby_feedback: bool,
     #[command(flatten)]
     pub(crate) serving: ServingArgs,

@@ -17,10 +17,10 @@ const DEFAULT_PORT: u16 = 5432;
 /// A client that went away without a word is noticed within some minutes, whatever it was doing.
 const KEEPALIVE: std::time::Duration = std::time::Duration::from_secs(60);
 
-/// What may be on its way to a client on this machine: more is no faster there, and leaves the
-/// processor's cache before it is read. For others the kernel finds out by itself how much the way
-/// takes.
-const NEAR_BUFFER: usize = 1 << 20;
+/// What may be on its way to a client on this machine: more leaves the processor's cache before it is
+/// read, and is seldom filled, so that the client sleeps and is woken for each piece (`bench serve`).
+/// For others the kernel finds out by itself how much the way takes.
+const NEAR_BUFFER: usize = 256 << 10;
 
 /// An address to listen on: `HOST:PORT`, or `DIRECTORY:PORT` for a Unix socket there.
 #[derive(Clone, Debug, PartialEq, Eq)]

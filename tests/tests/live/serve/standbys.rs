@@ -2,7 +2,7 @@
 
 use testkit::load::Session;
 use testkit::proxy::Proxy;
-use testkit::servers::{Server, StopMode};
+use testkit::servers::{Server, StopMode, free_port};
 
 use super::wire::{REPLICATION, Wire};
 use super::{Serving, await_replay, conninfo, receive_and_serve, served, standby_of, work};
@@ -112,20 +112,31 @@ fn a_chain_of_archives_and_standbys() {
 
 #[test]
 fn what_a_standbys_queries_need_is_kept_on_the_primary_14() {
-    what_queries_need_is_kept(14);
+    what_queries_need_is_kept(14, false);
 }
 
 #[test]
 fn what_a_standbys_queries_need_is_kept_on_the_primary_18() {
-    what_queries_need_is_kept(18);
+    what_queries_need_is_kept(18, false);
+}
+
+#[test]
+fn what_queries_need_is_kept_where_another_process_serves() {
+    what_queries_need_is_kept(17, true);
 }
 
 /// A standby that waits for no query replays what would end one, if the primary didn't know of it.
-fn what_queries_need_is_kept(major: u32) {
+fn what_queries_need_is_kept(major: u32, by_another: bool) {
     let (primary, dir) = (server(major, 1, &["autovacuum = off"]), scratch());
-    let (options, port) = served(&["--hot-standby-feedback"]);
-    let mut receiver = Receiver::start(&primary, &dir.path().join("archive"), &options);
+    let archive = dir.path().join("archive");
+    let flag = ["--hot-standby-feedback"];
+    let (options, port) = match by_another {
+        true => (ReceiverOptions::with(&flag), free_port().must()),
+        false => served(&flag),
+    };
+    let mut receiver = Receiver::start(&primary, &archive, &options);
     receiver.await_streaming(&primary);
+    let another = by_another.then(|| Serving::on(port, &archive, &["--serve-auth", "trust"]));
     let (mut wire, _) = Wire::log_in(port, REPLICATION);
     wire.query("CREATE_REPLICATION_SLOT standby PHYSICAL");
     let conf = [
@@ -158,6 +169,9 @@ fn what_queries_need_is_kept(major: u32) {
     primary.wait_until("the reader to be forgotten", LIMIT, &is_past).must();
     standby.stop(StopMode::Fast).must();
     primary.wait_until("the standby to be forgotten", LIMIT, &slot("xmin IS NULL")).must();
+    if let Some(another) = another {
+        another.stop();
+    }
     receiver.stop();
 }
 
