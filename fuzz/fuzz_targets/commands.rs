@@ -35,7 +35,7 @@ fuzz_target!(|input: (u8, &str)| {
         geometry: Geometry::new(SegmentSize::MIN),
         wal_sender_timeout: Duration::from_secs(60),
     };
-    let secrets = Secrets { process_id: 1, cancel_key: [1; 32], nonce: [2; 18], mock: vec![3] };
+    let secrets = Secrets { process_id: 1, cancel_key: [1; 32], nonce: [2; 18] };
     let (mut sender, now) = (Sender::new(Arc::new(host), secrets), Instant::now());
     sender.handle_input(b"\0\0\0\x25\0\x03\0\0user\0u\0replication\0true\0\0", now);
     // A query can't have a NUL in it, and one that is too long ends the connection.

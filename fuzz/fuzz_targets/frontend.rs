@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use libfuzzer_sys::fuzz_target;
 use pg_types::{Geometry, SegmentSize, ServerVersion, SystemId};
+use pg_wire::server::Verifier;
 use replication::sender::{Ask, Host, Login, Secrets, Sender};
 
 fuzz_target!(|input: (bool, Vec<Vec<u8>>)| {
@@ -17,7 +18,7 @@ fuzz_target!(|input: (bool, Vec<Vec<u8>>)| {
         geometry: Geometry::new(SegmentSize::MIN),
         wal_sender_timeout: Duration::from_secs(60),
     };
-    let secrets = Secrets { process_id: 1, cancel_key: [1; 32], nonce: [2; 18], mock: vec![3] };
+    let secrets = Secrets { process_id: 1, cancel_key: [1; 32], nonce: [2; 18] };
     let mut sender = Sender::new(Arc::new(host), secrets);
     let now = Instant::now();
     for piece in pieces {
@@ -27,9 +28,9 @@ fuzz_target!(|input: (bool, Vec<Vec<u8>>)| {
         sender.handle_input(&piece, now);
         while let Some(ask) = sender.poll_ask() {
             match ask {
-                Ask::Login(_) => {
-                    let how = if trust { Login::Trust } else { Login::Scram(None) };
-                    sender.login(how, now);
+                Ask::Login(user) => {
+                    let nobodys = || Login::Scram(Verifier::of_nobody(&user, b"secret", 1));
+                    sender.login(if trust { Login::Trust } else { nobodys() }, now);
                 }
                 Ask::Command(_) => assert!(trust, "somebody got in"),
                 _ => {}

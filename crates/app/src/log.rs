@@ -82,11 +82,29 @@ pub(crate) fn start(talk: TalkArgs, json: bool, archive: Option<&Path>) -> Log {
         // What else an event has is in its text for people.
         let message_only =
             tracing_subscriber::fmt::format::debug_fn(|writer, field: &Field, value| {
-                if field.name() == "message" { write!(writer, "{value:?}") } else { Ok(()) }
+                if field.name() != "message" {
+                    return Ok(());
+                }
+                writer.write_str(&printable(&format!("{value:?}")))
             });
         _ = log.with_target(false).fmt_fields(message_only).try_init();
     }
     Log { stderr, live, _worker: worker }
+}
+
+/// A message as it may be printed: servers and clients have their words in it, and mustn't write
+/// lines of their own, nor speak to the terminal. As the server's log, lines go on behind a tab.
+fn printable(message: &str) -> String {
+    let mut text = String::with_capacity(message.len());
+    for c in message.chars() {
+        match c {
+            '\n' => text.push_str("\n\t"),
+            '\t' => text.push(c),
+            c if c.is_control() => text.extend(c.escape_unicode()),
+            c => text.push(c),
+        }
+    }
+    text
 }
 
 /// Logs a text for people, with what programs want to know of it, which the journal gets as fields.

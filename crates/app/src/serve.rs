@@ -44,7 +44,8 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
     let trouble = |error: &ArchiveError| tracing::error!("{error}");
     let following = runtime::follow(followed, tip, server.needed(), shutdown.clone(), trouble);
     service::ready();
-    runtime(&args.serving)?.block_on(async {
+    let runtime = runtime(&args.serving)?;
+    runtime.block_on(async {
         let signals = tokio::spawn(receive::stop_on_signal(stop));
         let serving = server.run(shutdown);
         tokio::select! {
@@ -53,6 +54,8 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
         }
         signals.abort();
     });
+    // What still waits for the disk isn't waited for.
+    runtime.shutdown_background();
     tracing::info!("stopped");
     Ok(())
 }
@@ -83,7 +86,7 @@ pub(crate) fn plan(
         max_slot_retention: args.max_follower_retention,
         wal_sender_timeout: args.wal_sender_timeout,
         tls,
-        backups: serve_backup::open(archive.to_owned()),
+        backups: Arc::new(serve_backup::Stored(archive.to_owned())),
     })
 }
 

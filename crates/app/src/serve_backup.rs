@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use archive::Catalogue;
 use backup::send::{Compression, Form, ManifestForm, Outgoing, Part, newest};
-use backup::{Algorithm, BackupError, Backups, Point};
+use backup::{Algorithm, BackupError, Backups, Description, Point};
 use disk::{Files, RealFiles};
 use pg_types::{Branch, TimelineId};
 use pg_wire::base_backup::{BackupArchive, BackupPoint};
@@ -14,7 +14,7 @@ use pg_wire::message::SqlState;
 use pg_wire::server::grammar::{BaseBackup, Method};
 use pg_wire::server::response::Refusal;
 use replication::sender::BackupStart;
-use runtime::{BackupSource, GivenPart, OpenBackup};
+use runtime::{BackupSource, GivenPart, Opened, StoredBackups};
 
 /// `program_limit_exceeded`
 const PROGRAM_LIMIT_EXCEEDED: SqlState = SqlState(*b"54000");
@@ -25,14 +25,22 @@ const ZSTD_DEFAULT: i32 = 3;
 /// `io_error`
 const IO_ERROR: SqlState = SqlState(*b"58030");
 
-/// What opens a backup of the archive in this directory.
-pub(crate) fn open(archive: PathBuf) -> OpenBackup {
-    OpenBackup::new(move |asked, timeline| {
-        let files: Arc<dyn Files> = Arc::new(RealFiles::new(archive.clone()));
-        let outgoing = Catalogue::open(files)
-            .map_err(BackupError::from)
-            .and_then(|catalogue| choose(&archive, catalogue, timeline, form(asked)))
-            .map_err(|error| refusal(&error))?;
+/// The backups of the archive in this directory.
+#[derive(Debug)]
+pub(crate) struct Stored(pub(crate) PathBuf);
+
+impl StoredBackups for Stored {
+    fn start(&self, timeline: TimelineId) -> Option<BackupPoint> {
+        let (_, _, backup) = newest_on(&self.0, timeline).ok()?;
+        Some(point(backup.start))
+    }
+
+    fn open(&self, asked: &BaseBackup, timeline: TimelineId) -> Opened {
+        let outgoing = newest_on(&self.0, timeline).and_then(|(catalogue, backups, backup)| {
+            tracing::info!("a client takes the backup {} ({})", backup.id, backup.label);
+            Outgoing::new(catalogue, &backups, backup, form(asked))
+        });
+        let outgoing = outgoing.map_err(|error| refusal(&error))?;
         let archives = outgoing.archives().into_iter();
         let archives = archives.map(|(oid, location, bytes)| BackupArchive {
             oid,
@@ -48,21 +56,19 @@ pub(crate) fn open(archive: PathBuf) -> OpenBackup {
             to_client: asked.to_client,
         };
         Ok((start, Box::new(Source(outgoing))))
-    })
+    }
 }
 
 /// The newest backup on this timeline and those that it comes from.
-fn choose(
+fn newest_on(
     archive: &Path,
-    catalogue: Catalogue,
     timeline: TimelineId,
-    form: Form,
-) -> Result<Outgoing, BackupError> {
-    let backups = Backups::open(archive)?;
+) -> Result<(Catalogue, Backups, Description), BackupError> {
+    let files: Arc<dyn Files> = Arc::new(RealFiles::new(archive.to_owned()));
+    let (catalogue, backups) = (Catalogue::open(files)?, Backups::open(archive)?);
     let branch = catalogue.history(timeline)?.unwrap_or_else(|| Branch::root(timeline));
     let backup = newest(&catalogue, &backups, &branch)?;
-    tracing::info!("a client takes the backup {} ({})", backup.id, backup.label);
-    Outgoing::new(catalogue, &backups, backup, form)
+    Ok((catalogue, backups, backup))
 }
 
 /// What the client asks for, as the backup's crate has it.

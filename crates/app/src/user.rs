@@ -1,8 +1,8 @@
 //! `seawall user`
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, IsTerminal, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::Path;
 
 use pg_wire::Secret;
@@ -34,8 +34,7 @@ fn add(path: &Path, name: &str) -> Result<(), Failure> {
     if !users::is_user_name(name) {
         return Err(Failure::usage(format!("\"{name}\" can't be a user's name")));
     }
-    let text = read(path)?;
-    check(path, &text)?;
+    check(path, &read(path)?)?;
     let secret = secret()?;
     let verifier = match std::str::from_utf8(secret.expose()) {
         Ok(text) if text.starts_with("SCRAM-SHA-256$") => {
@@ -45,20 +44,24 @@ fn add(path: &Path, name: &str) -> Result<(), Failure> {
         _ if secret.is_empty() => return Err(Failure::usage("the password is empty")),
         _ => Verifier::text_of_password(secret.expose()),
     };
-    replace(path, &users::with(&text, name, &verifier))
+    change(path, |text| {
+        check(path, text)?;
+        Ok(users::with(text, name, &verifier))
+    })
 }
 
 fn remove(path: &Path, name: &str) -> Result<(), Failure> {
-    let text = read(path)?;
-    if !users::names(&text).any(|known| known == name) {
-        return Err(Failure::failed(format!("{} has no user \"{name}\"", path.display())));
-    }
-    replace(path, &users::without(&text, name))
+    change(path, |text| {
+        if !users::names(text).any(|known| known == name) {
+            return Err(Failure::failed(format!("{} has no user \"{name}\"", path.display())));
+        }
+        Ok(users::without(text, name))
+    })
 }
 
 /// A file that can't be used as it is isn't written to.
 fn check(path: &Path, text: &str) -> Result<(), Failure> {
-    let known = users::find(text, "");
+    let known = users::find(text, "", b"");
     known.map(drop).map_err(|error| Failure::failed(format!("{}: {error}", path.display())))
 }
 
@@ -80,20 +83,51 @@ fn read(path: &Path) -> Result<String, Failure> {
     }
 }
 
-/// Puts the file in place as a whole, for its owner's eyes alone.
-fn replace(path: &Path, text: &str) -> Result<(), Failure> {
+/// Changes the file as a whole, for its owner's eyes alone. Nobody else does meanwhile.
+fn change(path: &Path, new: impl FnOnce(&str) -> Result<String, Failure>) -> Result<(), Failure> {
+    let failed =
+        |error: io::Error| Failure::failed(format!("can't write {}: {error}", path.display()));
     let temporary = path.with_extension("tmp");
-    let written = (|| {
+    let file = lock(&temporary).map_err(failed)?;
+    let changed = read(path)
+        .and_then(|text| new(&text))
+        .and_then(|text| replace(path, &temporary, file, &text).map_err(failed));
+    if changed.is_err() {
+        _ = fs::remove_file(&temporary);
+    }
+    changed
+}
+
+/// The file that becomes the new one, which nobody else has: whoever waited for it has the one that
+/// became the old one, and begins again.
+fn lock(temporary: &Path) -> io::Result<File> {
+    loop {
         let mut options = OpenOptions::new();
-        let mut file =
-            options.write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)?;
-        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
-        File::open(dir.unwrap_or(Path::new("."))).and_then(|dir| dir.sync_all())
-    })();
-    written.map_err(|error: io::Error| {
-        Failure::failed(format!("can't write {}: {error}", path.display()))
-    })
+        let file = options.write(true).create(true).truncate(false).mode(0o600).open(temporary)?;
+        file.lock()?;
+        let own = file.metadata()?;
+        match fs::metadata(temporary) {
+            Ok(there) if there.ino() == own.ino() => return Ok(file),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+}
+
+fn replace(path: &Path, temporary: &Path, mut file: File, text: &str) -> io::Result<()> {
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+    let dir = File::open(dir.unwrap_or(Path::new(".")))?;
+    // It may be left of one that was killed.
+    file.set_len(0)?;
+    file.set_permissions(Permissions::from_mode(0o600))?;
+    // Whoever serves has to read it, also if root puts users in.
+    let owner = fs::metadata(path).or_else(|_| dir.metadata())?;
+    let own = file.metadata()?;
+    if (own.uid(), own.gid()) != (owner.uid(), owner.gid()) {
+        fchown(&file, Some(owner.uid()), Some(owner.gid()))?;
+    }
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(temporary, path)?;
+    dir.sync_all()
 }

@@ -6,8 +6,7 @@ use pg_types::{Branch, Lsn, SegmentNumber, TimelineId};
 
 use crate::find::OpenIndex;
 use crate::gap::gaps;
-use crate::resume::LAST;
-use crate::survey::{Form, Survey};
+use crate::survey::{Form, LAST, Survey};
 use crate::{ArchiveError, Catalogue};
 
 /// What was found where a file wasn't.

@@ -98,8 +98,8 @@ impl Catalogue {
         expired(&*self.files)
     }
 
-    /// Gives up all before these bounds, durably, unless a slot has come that isn't among what it
-    /// was `decided` with: then all is as it was. Nothing is removed yet, and a bound that was recorded
+    /// Gives up all before these bounds, durably, unless a slot has come, or gone back, that isn't
+    /// among what it was `decided` with: then all is as it was. Nothing is removed yet, and a bound that was recorded
     /// never goes back.
     ///
     /// # Errors
@@ -114,7 +114,9 @@ impl Catalogue {
         self.write_expired(bounds, at, before.clone())?;
         // Only now: a slot that comes later sees what was recorded.
         let size = self.layout.segment_size;
-        let known = |hold: &Hold| decided.iter().any(|known| known.what == hold.what);
+        let known = |hold: &Hold| {
+            decided.iter().any(|known| known.what == hold.what && known.from <= hold.from)
+        };
         let mut late = self.slot_holds()?.into_iter().filter(|hold| !known(hold));
         let needs = |hold: &Hold| bounds.values().any(|first| hold.from < first.start(size));
         if let Some(hold) = late.find(needs) {

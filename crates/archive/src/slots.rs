@@ -4,9 +4,9 @@
 //! writes them, under a lock of its own ([`Slots`]); everybody may read them ([`slots`]), and
 //! whoever removes WAL must: nothing from a slot's `restart_lsn` on may go.
 //!
-//! Invariant: what a file says was true when it was written, and a slot moves on only, so that an
-//! old file keeps too much and never too little. One that is new looks into `expired.json` once it is
-//! durable, and an expiry at the slots once that is: whichever comes second gives way.
+//! Invariant: what a file says was true when it was written. A slot that moves on leaves a file that
+//! keeps too much and never too little; one that is new, or moves back, looks into `expired.json` once
+//! it is durable, and an expiry at the slots once that is: whichever comes second gives way.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -167,10 +167,15 @@ impl Slots {
         self.files.create_dir(dir)?;
         self.files.sync_dir(Path::new(""))?;
         let temporary = dir.join(format!(".{}.json.tmp", slot.name));
-        let kept_none = read(&*self.files, &path)?.is_none_or(|old| old.keeps_from().is_none());
+        let old = read(&*self.files, &path)?;
+        let kept = old.as_ref().and_then(Slot::keeps_from);
         small::replace(&*self.files, &temporary, &path, &File::of(slot))?;
-        if kept_none && let Some((timeline, before)) = self.expired_before(slot)? {
-            self.remove(&slot.name)?;
+        let keeps_more = kept.is_none_or(|kept| slot.keeps_from().is_some_and(|at| at < kept));
+        if keeps_more && let Some((timeline, before)) = self.expired_before(slot)? {
+            match old.filter(|_| kept.is_some()) {
+                Some(old) => small::replace(&*self.files, &temporary, &path, &File::of(&old))?,
+                None => self.remove(&slot.name)?,
+            }
             return Err(ArchiveError::SlotExpired { name: slot.name.clone(), timeline, before });
         }
         Ok(())
@@ -274,7 +279,10 @@ mod tests {
         ours.keep(&slot("new", Some(8))).unwrap();
         // One that kept it already goes on.
         ours.keep(&slot("old", Some(6))).unwrap();
-        assert_eq!(slots(&*files).unwrap().len(), 2);
+        let back = ours.keep(&slot("new", Some(7)));
+        assert!(matches!(back, Err(ArchiveError::SlotExpired { .. })), "{back:?}");
+        let there = slots(&*files).unwrap();
+        assert_eq!(there, [slot("new", Some(8)), slot("old", Some(6))]);
     }
 
     #[test]

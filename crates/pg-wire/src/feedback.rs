@@ -3,6 +3,11 @@
 use crate::message::{FrameHeader, tag};
 use crate::reader::Reader;
 
+/// `FirstNormalTransactionId`, transam.h
+const FIRST_NORMAL_XID: u32 = 3;
+/// Half of all xids are in the past.
+const XID_REACH: u64 = 1 << 31;
+
 /// The oldest transactions whose effects somebody still has to see: full ids (epoch and xid), 0 for
 /// none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -17,17 +22,17 @@ impl Horizons {
     /// Nobody needs anything.
     pub const NONE: Self = Self { xmin: 0, catalog_xmin: 0 };
 
-    /// What both need together.
+    /// What several need together: the oldest of each. What is further behind the newest than xids
+    /// reach can't be needed: the primary would pass over all, because of one (`TransactionIdInRecentPast`,
+    /// walsender.c).
     #[must_use]
-    pub fn and(self, other: Self) -> Self {
-        let older = |one: u64, other: u64| match (one, other) {
-            (0, only) | (only, 0) => only,
-            (one, other) => one.min(other),
+    pub fn of_all(all: &[Self]) -> Self {
+        let newest = all.iter().map(|of| of.xmin.max(of.catalog_xmin)).max().unwrap_or(0);
+        let oldest = |of: fn(&Self) -> u64| {
+            let in_reach = |xid: &u64| *xid > 0 && newest.saturating_sub(*xid) < XID_REACH;
+            all.iter().map(of).filter(in_reach).min().unwrap_or(0)
         };
-        Self {
-            xmin: older(self.xmin, other.xmin),
-            catalog_xmin: older(self.catalog_xmin, other.catalog_xmin),
-        }
+        Self { xmin: oldest(|of| of.xmin), catalog_xmin: oldest(|of| of.catalog_xmin) }
     }
 }
 
@@ -63,7 +68,9 @@ impl HotStandbyFeedback {
         let time_us = reader.i64()?;
         let mut full = || {
             let (xid, epoch) = (reader.u32()?, reader.u32()?);
-            Some(if xid == 0 { 0 } else { u64::from(epoch) << 32 | u64::from(xid) })
+            // Those before it are nobody's: 0 is none, and the other two are always past.
+            let is_normal = xid >= FIRST_NORMAL_XID;
+            Some(if is_normal { u64::from(epoch) << 32 | u64::from(xid) } else { 0 })
         };
         let horizons = Horizons { xmin: full()?, catalog_xmin: full()? };
         Some(Self { time_us, horizons })
@@ -103,13 +110,23 @@ mod tests {
         assert_eq!(HotStandbyFeedback::parse(&payload), Some(feedback));
         payload[0] = b'r';
         assert_eq!(HotStandbyFeedback::parse(&payload), None);
+        let of_none = Horizons { xmin: 7 << 32 | 2, catalog_xmin: 0 };
+        let bytes = HotStandbyFeedback { time_us: 5, horizons: of_none }.encode();
+        let payload: [u8; 25] = bytes[FrameHeader::LEN..].try_into().unwrap();
+        let parsed = HotStandbyFeedback::parse(&payload).unwrap();
+        assert_eq!(parsed.horizons, Horizons::NONE);
     }
 
     #[test]
     fn the_oldest_counts_and_nobody_is_older_than_none() {
         let of = |xmin, catalog_xmin| Horizons { xmin, catalog_xmin };
-        assert_eq!(of(5, 0).and(of(3, 9)), of(3, 9));
-        assert_eq!(of(0, 4).and(Horizons::NONE), of(0, 4));
-        assert_eq!(of(u64::from(u32::MAX), 0).and(of(1 << 32 | 3, 0)), of(u64::from(u32::MAX), 0));
+        let all = |each: &[Horizons]| Horizons::of_all(each);
+        assert_eq!(all(&[]), Horizons::NONE);
+        assert_eq!(all(&[of(5, 0), of(3, 9)]), of(3, 9));
+        assert_eq!(all(&[of(0, 4), Horizons::NONE]), of(0, 4));
+        let (before, behind) = (u64::from(u32::MAX), 1 << 32 | 3);
+        assert_eq!(all(&[of(before, 0), of(behind, 0)]), of(before, 0));
+        // One that is out of reach is passed over, and not the others because of it.
+        assert_eq!(all(&[of(9, 0), of(behind, 0)]), of(behind, 0));
     }
 }

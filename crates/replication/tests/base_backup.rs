@@ -173,8 +173,7 @@ fn asked(version: u32, command: &str) -> Sender {
         geometry: Geometry::new(SegmentSize::MIN),
         wal_sender_timeout: Duration::ZERO,
     };
-    let (cancel_key, mock) = ([0; 32], Vec::new());
-    let secrets = Secrets { process_id: 1, cancel_key, nonce: [0; 18], mock };
+    let secrets = Secrets { process_id: 1, cancel_key: [0; 32], nonce: [0; 18] };
     let (mut sender, now) = (Sender::new(Arc::new(host), secrets), Instant::now());
     let startup = b"\0\x03\0\0user\0u\0replication\0on\0\0";
     let len = u32::try_from(startup.len() + 4).unwrap().to_be_bytes();

@@ -41,8 +41,7 @@ impl Scene {
             geometry: Geometry::new(SegmentSize::MIN),
             wal_sender_timeout: Duration::from_secs(60),
         };
-        let secrets =
-            Secrets { process_id: 77, cancel_key: [9; 32], nonce: [5; 18], mock: b"mock".to_vec() };
+        let secrets = Secrets { process_id: 77, cancel_key: [9; 32], nonce: [5; 18] };
         Self { sender: Sender::new(Arc::new(host), secrets), now: Instant::now() }
     }
 
@@ -123,7 +122,7 @@ fn has(heard: &[String], text: &str) -> bool {
 }
 
 /// A client that knows `password` logs in as somebody who has `verifier`.
-fn scram(password: &[u8], verifier: Option<Verifier>) -> Scene {
+fn scram(password: &[u8], verifier: Verifier) -> Scene {
     let mut scene = Scene::new(180_006);
     scene.says(&startup(0, PARAMETERS));
     assert_eq!(scene.sender.poll_ask(), Some(Ask::Login("u".to_owned())));
@@ -143,10 +142,10 @@ fn scram(password: &[u8], verifier: Option<Verifier>) -> Scene {
 #[test]
 fn a_password_lets_in_and_a_wrong_one_and_nobodys_are_refused_alike() {
     let verifier = Verifier::parse(&Verifier::text_of_password(b"right")).unwrap();
-    let mut right = scram(b"right", Some(verifier.clone()));
+    let mut right = scram(b"right", verifier.clone());
     assert!(has(&right.hears(), "ReadyForQuery") && right.sender.is_logged_in());
-    let mut wrong = scram(b"wrong", Some(verifier));
-    let mut nobody = scram(b"right", None);
+    let mut wrong = scram(b"wrong", verifier);
+    let mut nobody = scram(b"right", Verifier::of_nobody("u", b"secret", 4096));
     let (wrong_heard, nobody_heard) = (wrong.hears(), nobody.hears());
     assert_eq!(wrong_heard, nobody_heard);
     assert!(has(&wrong_heard, "28P01") || has(&wrong_heard, "password authentication failed"));
@@ -310,17 +309,52 @@ fn a_silent_client_is_asked_after_half_the_timeout_and_is_gone_after_it() {
 }
 
 #[test]
+fn whoever_asks_much_gets_it_bit_by_bit() {
+    let mut scene = Scene::logged_in(180_006);
+    scene.says(&frame(b'Q', b"SHOW ALL\0").repeat(500));
+    let mut answered = 0;
+    while answered < 500 {
+        let waiting = scene.sender.poll_transmit().unwrap().len();
+        assert!(waiting < 100_000, "{waiting} bytes wait");
+        assert!(!scene.sender.is_behind() && scene.sender.wants_input() == (waiting < 64 << 10));
+        answered += scene.hears().iter().filter(|said| said.starts_with("ReadyForQuery")).count();
+        assert_eq!(scene.sender.is_behind(), answered < 500);
+        scene.sender.handle_timeout(scene.now, 0);
+    }
+    assert_eq!(answered, 500);
+}
+
+#[test]
+fn a_name_is_told_in_ascii_as_the_version_has_it() {
+    let check = |version, name: &str| {
+        let mut scene = Scene::new(version);
+        let parameters = "user\0u\0replication\x001\0application_name\0a\u{e9}\n\0\0";
+        scene.says(&startup(0, parameters.as_bytes()));
+        scene.sender.login(Login::Trust, scene.now);
+        assert_eq!(scene.sender.application_name(), name);
+    };
+    check(150_019, "a???");
+    check(160_015, "a\\xc3\\xa9\\x0a");
+}
+
+#[test]
 fn replies_are_kept_and_one_from_the_future_is_noted_once() {
     let mut scene = Scene::streaming(180_006, None);
     scene.send_all();
     scene.now += Duration::from_millis(5);
     scene.replies(Lsn::new(0x304_0000), true);
-    assert_eq!(scene.hears().len(), 1, "it asked for an answer");
+    assert_eq!(scene.sender.next_timeout(), Some(scene.now), "it asked for an answer");
+    scene.sender.handle_timeout(scene.now, 12);
+    let wal_end = LIMIT;
+    let keepalive = PrimaryKeepalive { wal_end, server_time_us: 12, reply_requested: false };
+    assert_eq!(scene.hears(), [format!("CopyData({:?})", keepalive.encode())]);
     let standing = *scene.sender.standing().unwrap();
     assert_eq!(standing.flush, Lsn::new(0x304_0000));
     assert_eq!(standing.flush_lag, Some(Duration::from_millis(5)));
     for _ in 0..2 {
-        scene.replies(Lsn::new(1 << 60), false);
+        scene.replies(Lsn::new(1 << 60), true);
+        scene.sender.handle_timeout(scene.now, 12);
+        assert_eq!(scene.hears().len(), 1);
     }
     let note = scene.sender.poll_ask();
     assert!(matches!(&note, Some(Ask::Note(text)) if text.contains("flushed")), "{note:?}");

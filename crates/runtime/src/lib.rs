@@ -26,7 +26,7 @@ mod world;
 pub use base_backup::{BackupFailure, BackupReceived, Intake, base_backup, keep_wal};
 pub use error::{AskError, SessionError, Verdict};
 pub use link::Link;
-pub use outgoing::{BackupSource, GivenPart, OpenBackup, Opened};
+pub use outgoing::{BackupSource, GivenPart, Opened, StoredBackups};
 pub use passfile::read_passwords;
 pub use receive::{Observer, Progress, Receive, Report, Shutdown, receive};
 pub use serve::{

@@ -52,24 +52,14 @@ pub enum GivenPart {
 /// What a client is to be given, or why it isn't.
 pub type Opened = Result<(BackupStart, Box<dyn BackupSource>), Refusal>;
 
-/// Looks for the backup that a client is given, on the thread that then reads it: as it asks for it,
-/// and one with which a server on this timeline can begin.
-#[derive(Clone)]
-pub struct OpenBackup(Arc<Open>);
+/// The backups that are stored beside the WAL that is served. Both take the disk.
+pub trait StoredBackups: fmt::Debug + Send + Sync {
+    /// The one that a client is given, as it asks for it: with which a server on this timeline can
+    /// begin.
+    fn open(&self, asked: &BaseBackup, timeline: TimelineId) -> Opened;
 
-type Open = dyn Fn(&BaseBackup, TimelineId) -> Opened + Send + Sync;
-
-impl OpenBackup {
-    /// What does so.
-    pub fn new(open: impl Fn(&BaseBackup, TimelineId) -> Opened + Send + Sync + 'static) -> Self {
-        Self(Arc::new(open))
-    }
-}
-
-impl fmt::Debug for OpenBackup {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("OpenBackup")
-    }
+    /// Where that begins; `None` if there is none.
+    fn start(&self, timeline: TimelineId) -> Option<BackupPoint>;
 }
 
 /// What has come from the thread.
@@ -106,7 +96,7 @@ impl BackupFeed {
     /// # Errors
     /// If a thread can't be started.
     pub(crate) fn start(
-        open: OpenBackup,
+        backups: Arc<dyn StoredBackups>,
         asked: BaseBackup,
         timeline: TimelineId,
     ) -> io::Result<Self> {
@@ -114,7 +104,7 @@ impl BackupFeed {
         let (free, buffers) = std::sync::mpsc::channel();
         let read = move || {
             // What isn't taken any more isn't missed.
-            _ = read((open.0)(&asked, timeline), &to_give, &buffers);
+            _ = read(backups.open(&asked, timeline), &to_give, &buffers);
         };
         std::thread::Builder::new().name("backup".to_owned()).spawn(read)?;
         Ok(Self { given, free })

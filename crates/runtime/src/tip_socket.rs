@@ -50,7 +50,7 @@ impl Needs {
             Horizons::NONE => each.remove(&connection),
             needed => each.insert(connection, needed),
         };
-        let all = each.values().copied().fold(Horizons::NONE, Horizons::and);
+        let all = Horizons::of_all(&each.values().copied().collect::<Vec<_>>());
         self.together.send_if_modified(|together| std::mem::replace(together, all) != all);
     }
 }

@@ -26,8 +26,6 @@ pub const NONCE_LEN: usize = 18;
 /// An exchange that waits for the client's first or last message.
 pub struct Exchange {
     verifier: Verifier,
-    /// Nobody's password is right.
-    doomed: bool,
     nonce: String,
     /// The hash of the server's certificate, within TLS.
     end_point: Option<Vec<u8>>,
@@ -59,26 +57,12 @@ pub enum Step {
 }
 
 impl Exchange {
-    /// An exchange with a user who has this verifier, or with nobody. `nonce` is random; `mock` is
-    /// a secret that doesn't change, from which the salt of users that don't exist is made;
-    /// `end_point` is the hash of the server's certificate where there is one to be bound to.
+    /// An exchange with a user who has this verifier. `nonce` is random; `end_point` is the hash of
+    /// the server's certificate where there is one to be bound to.
     #[must_use]
-    pub fn new(
-        verifier: Option<Verifier>,
-        user: &str,
-        nonce: [u8; NONCE_LEN],
-        mock: &[u8],
-        end_point: Option<Vec<u8>>,
-    ) -> Self {
-        let doomed = verifier.is_none();
-        let verifier = verifier.unwrap_or_else(|| {
-            let hash = hmac(mock, &[user.as_bytes()]);
-            let mut salt = [0; 16];
-            salt.iter_mut().zip(hash).for_each(|(to, from)| *to = from);
-            Verifier::mock(salt)
-        });
+    pub fn new(verifier: Verifier, nonce: [u8; NONCE_LEN], end_point: Option<Vec<u8>>) -> Self {
         let nonce = STANDARD.encode(nonce);
-        Self { verifier, doomed, nonce, end_point, state: State::First }
+        Self { verifier, nonce, end_point, state: State::First }
     }
 
     /// Takes the body of a password message: the first one names the mechanism.
@@ -170,7 +154,7 @@ impl Exchange {
         client_key.iter_mut().zip(proof).for_each(|(to, from)| *to ^= from);
         let stored_key: [u8; 32] = Sha256::digest(client_key).into();
         let right: bool = stored_key.ct_eq(&self.verifier.stored_key).into();
-        if !right || self.doomed {
+        if !right || self.verifier.is_nobodys {
             return Step::Failure;
         }
         let signature = hmac(&self.verifier.server_key, auth);
@@ -178,7 +162,7 @@ impl Exchange {
     }
 }
 
-fn hmac(key: &[u8], parts: &[&[u8]]) -> [u8; 32] {
+pub(super) fn hmac(key: &[u8], parts: &[&[u8]]) -> [u8; 32] {
     let Ok(mut hmac) = Hmac::<Sha256>::new_from_slice(key) else {
         debug_assert!(false, "HMAC takes keys of any length");
         return [0; 32];
@@ -230,9 +214,9 @@ mod tests {
     }
 
     /// postgres-protocol's client against this server.
-    fn exchange(password: &[u8], verifier: Option<Verifier>, binding: ChannelBinding) -> Step {
+    fn exchange(password: &[u8], verifier: Verifier, binding: ChannelBinding) -> Step {
         let mut client = ScramSha256::new(password, binding);
-        let mut server = Exchange::new(verifier, "u", NONCE, b"mock", None);
+        let mut server = Exchange::new(verifier, NONCE, None);
         let Step::Continue(challenge) = server.handle(&initial(client.message())).unwrap() else {
             panic!("no challenge")
         };
@@ -251,11 +235,18 @@ mod tests {
     #[test]
     fn the_right_password_and_no_other() {
         let ok = |step| matches!(step, Step::Success(_));
-        assert!(ok(exchange(b"right", Some(verifier()), ChannelBinding::unsupported())));
-        assert!(ok(exchange(b"right", Some(verifier()), ChannelBinding::unrequested())));
-        let wrong = exchange(b"wrong", Some(verifier()), ChannelBinding::unsupported());
+        assert!(ok(exchange(b"right", verifier(), ChannelBinding::unsupported())));
+        assert!(ok(exchange(b"right", verifier(), ChannelBinding::unrequested())));
+        let wrong = exchange(b"wrong", verifier(), ChannelBinding::unsupported());
         assert_eq!(wrong, Step::Failure);
-        assert_eq!(exchange(b"right", None, ChannelBinding::unsupported()), Step::Failure);
+        assert_eq!(
+            exchange(
+                b"right",
+                Verifier::of_nobody("u", b"secret", 4096),
+                ChannelBinding::unsupported()
+            ),
+            Step::Failure
+        );
     }
 
     #[test]
@@ -263,7 +254,7 @@ mod tests {
         let check = |ours: &[u8], theirs: ChannelBinding, name: &str| {
             let mut client = ScramSha256::new(b"right", theirs);
             let end_point = Some(ours.to_vec());
-            let mut server = Exchange::new(Some(verifier()), "u", NONCE, b"mock", end_point);
+            let mut server = Exchange::new(verifier(), NONCE, end_point);
             let first = client.message();
             let len = u32::try_from(first.len()).unwrap().to_be_bytes();
             let first = [name.as_bytes(), b"\0", &len, first].concat();
@@ -291,7 +282,8 @@ mod tests {
     #[test]
     fn a_user_who_does_not_exist_always_has_the_same_salt() {
         let challenge = |user: &str, nonce| {
-            let mut server = Exchange::new(None, user, nonce, b"mock", None);
+            let mut server =
+                Exchange::new(Verifier::of_nobody(user, b"secret", 10_000), nonce, None);
             let Ok(Step::Continue(challenge)) = server.handle(&initial(b"n,,n=,r=abc")) else {
                 panic!("no challenge")
             };
@@ -300,13 +292,13 @@ mod tests {
         };
         assert_eq!(challenge("a", NONCE), challenge("a", [8; NONCE_LEN]));
         assert_ne!(challenge("a", NONCE), challenge("b", NONCE));
-        assert!(challenge("a", NONCE).ends_with(",i=4096"));
+        assert!(challenge("a", NONCE).ends_with(",i=10000"));
     }
 
     #[test]
     fn what_is_no_scram_is_refused() {
         let check = |bodies: &[&[u8]], expect: &str| {
-            let mut server = Exchange::new(Some(verifier()), "u", NONCE, b"mock", None);
+            let mut server = Exchange::new(verifier(), NONCE, None);
             let mut steps: Vec<_> = bodies.iter().map(|body| server.handle(body)).collect();
             let refusal = steps.pop().unwrap().unwrap_err();
             let text = format!("{} {:?}", refusal.message, refusal.detail);
@@ -334,7 +326,7 @@ mod tests {
             first in prop::collection::vec(any::<u8>(), 0..60),
             second in prop::collection::vec(any::<u8>(), 0..60),
         ) {
-            let mut server = Exchange::new(Some(verifier()), "u", NONCE, b"mock", None);
+            let mut server = Exchange::new(verifier(), NONCE, None);
             let _ = server.handle(&initial(&first));
             prop_assert!(!matches!(server.handle(&second), Ok(Step::Success(_))));
         }

@@ -10,6 +10,9 @@ use super::{Verifier, VerifierError};
 /// The longest file that is read: some ten thousand users.
 pub const MAX_USERS_BYTES: usize = 1 << 20;
 
+/// The server's default (`SCRAM_SHA_256_DEFAULT_ITERATIONS`, common/scram-common.h).
+const ITERATIONS: u32 = 4096;
+
 /// A user, and the verifier's text.
 type Line<'a> = (&'a str, &'a str);
 
@@ -35,12 +38,13 @@ pub fn names(text: &str) -> impl Iterator<Item = &str> {
     text.lines().filter_map(|line| split(line).map(|(name, _)| name))
 }
 
-/// The verifier of a user; `None` if there is no such user.
+/// The verifier of a user. Of one that there isn't it is nobody's, made with a `secret`, and with as
+/// many iterations as the file's first one has.
 ///
 /// # Errors
 /// If a line isn't understood: a file that is half read isn't half right.
-pub fn find(text: &str, user: &str) -> Result<Option<Verifier>, UsersError> {
-    let mut found = None;
+pub fn find(text: &str, user: &str, secret: &[u8]) -> Result<Verifier, UsersError> {
+    let (mut found, mut iterations) = (None, None);
     for (at, line) in text.lines().enumerate() {
         if is_comment(line) {
             continue;
@@ -48,11 +52,13 @@ pub fn find(text: &str, user: &str) -> Result<Option<Verifier>, UsersError> {
         let error = |error| UsersError { line: at.saturating_add(1), error };
         let (name, verifier) = split(line).ok_or_else(|| error(VerifierError))?;
         let verifier = Verifier::parse(verifier).map_err(error)?;
+        iterations = iterations.or(Some(verifier.iterations()));
         if name == user {
             found = Some(verifier);
         }
     }
-    Ok(found)
+    let nobodys = || Verifier::of_nobody(user, secret, iterations.unwrap_or(ITERATIONS));
+    Ok(found.unwrap_or_else(nobodys))
 }
 
 /// The file with a user in it, or with another verifier for one.
@@ -115,9 +121,10 @@ mod tests {
             format!("# for the standbys\n\n  repl : {verifier}"),
         ];
         for text in lines {
-            let found = find(&text, "repl").unwrap();
-            assert_eq!(found, Some(Verifier::parse(&verifier).unwrap()), "{text}");
-            assert_eq!(find(&text, "other"), Ok(None));
+            let found = find(&text, "repl", b"").unwrap();
+            assert_eq!(found, Verifier::parse(&verifier).unwrap(), "{text}");
+            let nobodys = Verifier::of_nobody("other", b"secret", found.iterations());
+            assert_eq!(find(&text, "other", b"secret"), Ok(nobodys));
             assert_eq!(names(&text).collect::<Vec<_>>(), ["repl"]);
         }
     }
@@ -128,7 +135,7 @@ mod tests {
         let file = with("# people\n", "a:b", &one);
         let file = with(&file, "c", &one);
         let file = with(&file, "a:b", &two);
-        assert_eq!(find(&file, "a:b"), Ok(Some(Verifier::parse(&two).unwrap())));
+        assert_eq!(find(&file, "a:b", b""), Ok(Verifier::parse(&two).unwrap()));
         assert_eq!(names(&file).collect::<Vec<_>>(), ["c", "a:b"]);
         assert_eq!(without(&without(&file, "a:b"), "c"), "# people\n");
     }
@@ -137,7 +144,7 @@ mod tests {
     fn a_line_that_is_none_is_named_and_not_shown() {
         let verifier = Verifier::text_of_password(b"x");
         for wrong in ["repl:canary", "repl:md5canary", "repl:SCRAM-SHA-256$canary"] {
-            let error = find(&format!("a:{verifier}\n{wrong}\n"), "a").unwrap_err();
+            let error = find(&format!("a:{verifier}\n{wrong}\n"), "a", b"").unwrap_err();
             assert_eq!(error.line, 2);
             assert!(!error.to_string().contains("canary"));
         }
@@ -149,7 +156,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_text_is_read_or_refused(text in "[ \"|:#a\n$]{0,20}(SCRAM-SHA-256[$])?[ a$:\"\n]{0,9}") {
-            let _ = find(&text, "a");
+            let _ = find(&text, "a", b"");
             let _ = (names(&text).count(), without(&text, "a"), is_user_name(&text));
         }
     }

@@ -6,8 +6,12 @@ use std::fmt;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
+use super::scram::hmac;
+
 pub(super) const PREFIX: &str = "SCRAM-SHA-256$";
-/// A salt has 16 bytes; a longer one would only make messages longer.
+/// A salt's length (`SCRAM_DEFAULT_SALT_LEN`, common/scram-common.h).
+const SALT_LEN: usize = 16;
+/// A longer one would only make messages longer.
 const MAX_SALT: usize = 128;
 
 /// What proves a password without being one. Its debug text doesn't show it.
@@ -17,6 +21,8 @@ pub struct Verifier {
     pub(super) salt: Vec<u8>,
     pub(super) stored_key: [u8; 32],
     pub(super) server_key: [u8; 32],
+    /// No password proves it.
+    pub(super) is_nobodys: bool,
 }
 
 /// The text is no verifier.
@@ -47,6 +53,7 @@ impl Verifier {
             salt,
             stored_key: decode(stored_key)?.try_into().ok()?,
             server_key: decode(server_key)?.try_into().ok()?,
+            is_nobodys: false,
         })
     }
 
@@ -56,12 +63,20 @@ impl Verifier {
         postgres_protocol::password::scram_sha_256(password)
     }
 
-    /// A verifier that nobody's password proves, for a user who doesn't exist: who asks learns
-    /// nothing from the challenge, since the same name always gets the same salt.
-    pub(super) fn mock(salt: [u8; 16]) -> Self {
-        // The server's default.
-        let iterations = 4096;
-        Self { iterations, salt: salt.to_vec(), stored_key: [0; 32], server_key: [0; 32] }
+    /// A verifier that no password proves, for a user who doesn't exist: who asks learns nothing from
+    /// the challenge, since the same name always gets the same salt, which comes from a `secret` that
+    /// doesn't change, and as many iterations as others have.
+    #[must_use]
+    pub fn of_nobody(user: &str, secret: &[u8], iterations: u32) -> Self {
+        let salt = hmac(secret, &[user.as_bytes()]).into_iter().take(SALT_LEN).collect();
+        let (stored_key, server_key) = ([0; 32], [0; 32]);
+        Self { iterations, salt, stored_key, server_key, is_nobodys: true }
+    }
+
+    /// How often the password is hashed.
+    #[must_use]
+    pub fn iterations(&self) -> u32 {
+        self.iterations
     }
 }
 

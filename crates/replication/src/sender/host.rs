@@ -54,6 +54,17 @@ impl Host {
         names.filter_map(|name| self.setting(name, settings, user)).collect()
     }
 
+    /// A text of which only ASCII that can be printed is shown (`pg_clean_ascii`, common/string.c,
+    /// which had a question mark for everything else up to 15).
+    pub(super) fn clean(&self, text: &str) -> String {
+        let clean = |byte: u8| match byte {
+            b' '..=b'~' => char::from(byte).to_string(),
+            _ if self.version.major() < 16 => "?".to_owned(),
+            byte => format!("\\x{byte:02x}"),
+        };
+        text.bytes().map(clean).collect()
+    }
+
     /// All settings, in the order of their names.
     pub(super) fn settings(
         &self,

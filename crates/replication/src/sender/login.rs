@@ -78,6 +78,9 @@ impl Sender {
             self.outgoing.negotiate(newest.min(startup.minor), &startup.unknown_options);
         }
         self.settings = startup.settings();
+        if let Some(name) = self.settings.get_mut("application_name") {
+            *name = self.host.clean(name);
+        }
         self.user.clone_from(&user);
         self.asks.push_back(Ask::Login(user));
         self.state = State::LoggingIn(startup);

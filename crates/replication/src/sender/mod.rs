@@ -38,6 +38,10 @@ pub use stream::{Piece, Standing, Status};
 use self::backup::Sending;
 use self::stream::{After, Stream};
 
+/// While so many bytes of answers wait, nothing more is answered, nor read: whoever asks and doesn't
+/// listen waits.
+const MAX_BACKLOG: usize = 64 << 10;
+
 /// What a connection is given that nobody can guess, and its number.
 #[derive(Clone, Debug)]
 pub struct Secrets {
@@ -47,8 +51,6 @@ pub struct Secrets {
     pub cancel_key: [u8; 32],
     /// The server's part of the SCRAM nonce.
     pub nonce: [u8; NONCE_LEN],
-    /// What the salts of users who don't exist are made of; the same for every connection.
-    pub mock: Vec<u8>,
 }
 
 /// How a user has to prove who they are.
@@ -56,8 +58,8 @@ pub struct Secrets {
 pub enum Login {
     /// Not at all.
     Trust,
-    /// By SCRAM-SHA-256 against this verifier; `None` if there is no such user.
-    Scram(Option<Verifier>),
+    /// By SCRAM-SHA-256 against this verifier, which is nobody's if there is no such user.
+    Scram(Verifier),
 }
 
 /// What somebody else has to do.
@@ -113,6 +115,8 @@ pub struct Sender {
     secrets: Secrets,
     state: State,
     inbox: Vec<u8>,
+    /// There is more in the inbox that could be answered.
+    is_halted: bool,
     outgoing: Responses,
     sent: usize,
     asks: VecDeque<Ask>,
@@ -132,6 +136,7 @@ impl Sender {
             secrets,
             state: State::First { ssl: false, gss: false },
             inbox: Vec::new(),
+            is_halted: false,
             outgoing: Responses::default(),
             sent: 0,
             asks: VecDeque::new(),
@@ -169,10 +174,22 @@ impl Sender {
         matches!(self.state, State::Closed)
     }
 
-    /// Whether more of the client's bytes are taken now.
+    /// Whether more of the client's bytes are taken now: of one that asks and doesn't listen they
+    /// aren't.
     #[must_use]
     pub fn wants_input(&self) -> bool {
-        !self.is_closed() && self.inbox.len() <= MAX_BODY
+        !self.is_closed() && self.inbox.len() <= MAX_BODY && !self.has_backlog()
+    }
+
+    /// Whether it has said more than was answered so far, since it didn't take the answers; now it
+    /// is [`handle_timeout`](Self::handle_timeout)'s.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        self.is_halted && !self.has_backlog()
+    }
+
+    fn has_backlog(&self) -> bool {
+        self.outgoing.as_bytes().len().saturating_sub(self.sent) >= MAX_BACKLOG
     }
 
     /// Where the stream stands, while there is one.
@@ -219,13 +236,12 @@ impl Sender {
         match how {
             Login::Trust => self.logged_in(&startup),
             Login::Scram(verifier) => {
-                let Secrets { nonce, mock, .. } = &self.secrets;
                 let end_point = self.end_point.clone();
                 let mechanisms: &[&str] = match end_point {
                     Some(_) => &[scram::MECHANISM_PLUS, scram::MECHANISM],
                     None => &[scram::MECHANISM],
                 };
-                let exchange = Exchange::new(verifier, &self.user, *nonce, mock, end_point);
+                let exchange = Exchange::new(verifier, self.secrets.nonce, end_point);
                 self.outgoing.authentication_sasl(mechanisms);
                 self.state = State::Sasl(Box::new(exchange), startup);
             }
@@ -399,7 +415,10 @@ impl Sender {
     /// The time has come.
     pub fn handle_timeout(&mut self, now: Instant, time_us: i64) {
         // What came while something ran that was cancelled.
-        let State::Streaming(stream) = &mut self.state else { return self.go_on(now) };
+        if self.is_halted || !matches!(self.state, State::Streaming(_)) {
+            self.go_on(now);
+        }
+        let State::Streaming(stream) = &mut self.state else { return };
         match stream.handle_timeout(now, time_us) {
             stream::Timeout::Nothing => {}
             stream::Timeout::Keepalive(bytes) => self.outgoing.copy_data(&bytes),
@@ -416,7 +435,12 @@ impl Sender {
     fn go_on(&mut self, now: Instant) {
         let inbox = std::mem::take(&mut self.inbox);
         let mut rest = inbox.as_slice();
+        self.is_halted = false;
         while !rest.is_empty() {
+            if self.has_backlog() {
+                self.is_halted = true;
+                break;
+            }
             let done = match &self.state {
                 State::First { .. } => self.first_packet(rest),
                 State::Handshake { .. }
@@ -542,7 +566,6 @@ impl Sender {
         match message {
             ClientMessage::CopyData(payload) => match stream.reply(payload, now) {
                 After::Nothing => {}
-                After::Keepalive(bytes) => self.outgoing.copy_data(&bytes),
                 After::Refused(refusal) => {
                     self.state = State::Streaming(stream);
                     return self.fail(&refusal);

@@ -87,7 +87,6 @@ pub struct Standing {
 /// What a client's reply comes to.
 pub(super) enum After {
     Nothing,
-    Keepalive([u8; PrimaryKeepalive::LEN]),
     Refused(Refusal),
     Unknown(u8),
     /// Said once.
@@ -111,6 +110,8 @@ pub(super) struct Stream {
     last_reply: Instant,
     /// A keepalive waits for its answer.
     asked: bool,
+    /// The client waits for a keepalive.
+    owes: bool,
     warned: bool,
 }
 
@@ -146,6 +147,7 @@ impl Stream {
             timeout,
             last_reply: now,
             asked: false,
+            owes: false,
             warned: false,
         }
     }
@@ -228,16 +230,18 @@ impl Stream {
         let least = [update.write, update.flush, update.apply];
         let least = least.into_iter().filter(|at| at.is_valid()).min();
         self.sent_at.forget(least.unwrap_or_default());
+        self.owes |= update.reply_requested;
         // A standby may have applied more than it asked for: streams begin at a segment's start.
         let future = update.flush > self.standing.limit && self.end.is_none();
         if future && !std::mem::replace(&mut self.warned, true) {
             return After::FromTheFuture(update.flush);
         }
-        if update.reply_requested {
-            After::Keepalive(self.keepalive(false, 0))
-        } else {
-            After::Nothing
-        }
+        After::Nothing
+    }
+
+    /// Whether the client waits for a keepalive, and may still have one.
+    fn is_asked(&self) -> bool {
+        self.owes && !self.done
     }
 
     fn keepalive(&self, reply_requested: bool, server_time_us: i64) -> [u8; PrimaryKeepalive::LEN] {
@@ -277,7 +281,7 @@ impl Stream {
     }
 
     pub(super) fn next_timeout(&self) -> Option<Instant> {
-        if self.standing.status == Status::Stopping && !self.asked {
+        if self.is_asked() || self.standing.status == Status::Stopping && !self.asked {
             return Some(self.last_reply);
         }
         let after = if self.asked { self.timeout } else { self.timeout / 2 };
@@ -287,6 +291,9 @@ impl Stream {
     pub(super) fn handle_timeout(&mut self, now: Instant, time_us: i64) -> Timeout {
         if self.next_timeout().is_none_or(|due| now < due) {
             Timeout::Nothing
+        } else if self.is_asked() {
+            self.owes = false;
+            Timeout::Keepalive(self.keepalive(false, time_us))
         } else if self.asked {
             Timeout::Gone
         } else {

@@ -295,7 +295,8 @@ impl Receiver<'_> {
         }
         let (timeline, start, proved) = (resume.timeline, resume.start, resume.proved());
         let acknowledged = resume.acknowledged();
-        let tip = Tip { version: facts.version, timeline, end: acknowledged, session: 0 };
+        // What is behind a hole can be acknowledged, and can't be handed on yet.
+        let tip = Tip { version: facts.version, timeline, end: proved, session: 0 };
         publish(&self.what.tip, tip);
         let mut writer = Writer::new(&archive, resume, self.what.writer, disk);
         let text = start_replication(self.slot(), start, timeline);

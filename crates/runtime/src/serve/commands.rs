@@ -37,7 +37,11 @@ pub(super) fn run(hub: &Hub, command: &Command, pid: u32) -> Done {
         }
         Command::TimelineHistory(timeline) => history(&catalogue, *timeline),
         Command::CreateSlot { name, temporary, reserve_wal } => {
-            let restart = reserve_wal.then_some((tip.timeline, tip.end));
+            // Where the server that is made of the backup needs it from, as a real server keeps it
+            // from its last checkpoint on.
+            let backup = || hub.what.backups.start(tip.timeline);
+            let first = || backup().map_or((tip.timeline, tip.end), |at| (at.timeline, at.lsn));
+            let restart = reserve_wal.then(first);
             hub.slots.create(name, temporary.then_some(pid), restart).map(|()| {
                 hub.tell(&ServeReport::SlotCreated(name));
                 Done::Answer(Answer::SlotCreated(name.clone()))
@@ -144,7 +148,7 @@ fn start(
             );
             return Err(Refusal::error(SqlState::INTERNAL_ERROR, text).detail(detail));
         }
-        let limit = end.map_or(tip.end, |end| end.switch_point);
+        let limit = end.map_or(tip.end, |end| end.switch_point.min(tip.end));
         Ok(Answer::Stream { start: at, timeline, limit, end })
     };
     match stream() {

@@ -31,8 +31,6 @@ use crate::{Shutdown, TipReceiver, world};
 
 /// What is read at once: commands and replies have some dozen bytes.
 const INPUT_LEN: usize = 8 << 10;
-/// While so many bytes of answers wait, nothing more is read: whoever asks and doesn't listen waits.
-const MAX_BACKLOG: usize = 64 << 10;
 pub(super) struct Connection {
     pub(super) hub: Arc<Hub>,
     me: Arc<Member>,
@@ -127,7 +125,7 @@ impl Connection {
                 // Whoever doesn't take the last word doesn't get it.
                 return Some(this);
             }
-            if more || pushed == Pushed::Enough {
+            if more || pushed == Pushed::Enough || this.sender.is_behind() {
                 tokio::task::yield_now().await;
             } else if this.wait(blocked, stopping, shutdown).await.is_err() {
                 return Some(this);
@@ -141,6 +139,7 @@ impl Connection {
             self.sender.shut_down();
         }
         let more = self.read()?;
+        self.due();
         self.asks().await?;
         self.follow_tip().await;
         Ok(more)
@@ -150,14 +149,9 @@ impl Connection {
         self.sending.is_some() || self.sender.poll_transmit().is_some()
     }
 
-    fn wants_input(&self) -> bool {
-        let backlog = self.sender.poll_transmit().map_or(0, <[u8]>::len);
-        self.sender.wants_input() && backlog < MAX_BACKLOG
-    }
-
     /// Reads once; whether there may be more.
     fn read(&mut self) -> io::Result<bool> {
-        if !self.wants_input() {
+        if !self.sender.wants_input() {
             return Ok(false);
         }
         let mut input = [0; INPUT_LEN];
@@ -177,10 +171,15 @@ impl Connection {
             match ask {
                 Ask::Tls(received) => self.handshake(received).await?,
                 Ask::Login(_) if !self.is_ready => self.sender.refuse(&starting_up()),
-                Ask::Login(user) => match self.hub.login(&user, &self.way) {
-                    Ok(how) => self.sender.login(how, world::now()),
-                    Err(refusal) => self.sender.refuse(&refusal),
-                },
+                Ask::Login(user) => {
+                    let (hub, way) = (Arc::clone(&self.hub), self.way.clone());
+                    // It reads the users' file.
+                    match blocking(move || hub.login(&user, &way)).await {
+                        Some(Ok(how)) => self.sender.login(how, world::now()),
+                        Some(Err(refusal)) => self.sender.refuse(&refusal),
+                        None => self.sender.refuse(&internal()),
+                    }
+                }
                 Ask::Command(command) => self.command(command).await,
                 Ask::Cancel { process_id, key } => self.hub.cancel(process_id, &key),
                 Ask::Note(text) => {
@@ -261,7 +260,7 @@ impl Connection {
         let Some(tip) = *self.tip.borrow() else {
             return self.sender.answer(Answer::Refused(commands::starting_up()), world::now());
         };
-        match BackupFeed::start(self.hub.what.backups.clone(), asked, tip.timeline) {
+        match BackupFeed::start(Arc::clone(&self.hub.what.backups), asked, tip.timeline) {
             Ok(feed) => self.feed = Some(feed),
             Err(error) => {
                 self.hub.trouble(&format!("a backup can't be read for a client: {error}"));
@@ -308,7 +307,9 @@ impl Connection {
             }
         }
         if let Some(end) = self.end {
-            self.sender.advance(end.switch_point, self.end.filter(|_| !self.me.is_held()));
+            // The new timeline's file, which has the old one's end, may not be as far yet.
+            let limit = end.switch_point.min(tip.end);
+            self.sender.advance(limit, self.end.filter(|_| !self.me.is_held()));
         }
     }
 
@@ -385,7 +386,7 @@ impl Connection {
             true => self.sender.next_timeout(),
             false => Some(self.login_until),
         };
-        let (reading, streaming) = (self.wants_input(), self.sender.standing().is_some());
+        let (reading, streaming) = (self.sender.wants_input(), self.sender.standing().is_some());
         let timer = async {
             match deadline {
                 Some(deadline) => sleep_until(deadline.into()).await,
@@ -426,7 +427,6 @@ impl Connection {
         {
             self.feed = None;
         }
-        self.due();
         if let Some(command) = waiting {
             self.waiting = None;
             self.command(command).await;

@@ -36,6 +36,7 @@ pub(super) struct Hub {
     pub(super) slots: Table,
     pub(super) sources: Sources,
     catalogue: OnceLock<Arc<Catalogue>>,
+    mock: OnceLock<Vec<u8>>,
     /// By number.
     members: Mutex<BTreeMap<u32, Arc<Member>>>,
     tls: Mutex<Option<Arc<ServerTls>>>,
@@ -212,6 +213,7 @@ impl Hub {
             slots,
             sources: Sources::default(),
             catalogue: OnceLock::new(),
+            mock: OnceLock::new(),
             members: Mutex::default(),
             tls: Mutex::default(),
             count: watch::Sender::new(0),
@@ -317,15 +319,25 @@ impl Hub {
     }
 
     /// The file is read each time: whoever is put in may log in at once.
-    fn verifier(&self, user: &str) -> Result<Option<Verifier>, Refusal> {
+    fn verifier(&self, user: &str) -> Result<Verifier, Refusal> {
         let path = self.what.users.display();
         let found = read_users(&self.what.users).map_err(|error| error.to_string());
-        let found =
-            found.and_then(|text| users::find(&text, user).map_err(|error| error.to_string()));
+        let secret = self.mock();
+        let find = |text: String| users::find(&text, user, &secret);
+        let found = found.and_then(|text| find(text).map_err(|error| error.to_string()));
         found.map_err(|error| {
             self.trouble(&format!("{path}: {error}; nobody can log in"));
             Refusal::fatal(SqlState::INTERNAL_ERROR, "the server's users file can't be read")
         })
+    }
+
+    /// What the salts of users who don't exist are made of: known to nobody but the archive's owner,
+    /// and the same for as long as that lives.
+    fn mock(&self) -> Vec<u8> {
+        let read = || self.files.read(Layout::FORMAT.as_ref(), MAX_FORMAT_BYTES).ok();
+        let known = self.mock.get().cloned();
+        let found = known.or_else(|| read().map(|mock| self.mock.get_or_init(|| mock).clone()));
+        found.unwrap_or_default()
     }
 
     /// A new connection. Where too many haven't logged in yet, the oldest of those has to go.
@@ -334,8 +346,6 @@ impl Hub {
             process_id: self.next_pid.fetch_add(1, Ordering::Relaxed) & 0x7FFF_FFFF,
             cancel_key: [0; 32],
             nonce: [0; 18],
-            // Known to nobody but the archive's owner, and the same for as long as that lives.
-            mock: self.files.read(Layout::FORMAT.as_ref(), MAX_FORMAT_BYTES).unwrap_or_default(),
         };
         getrandom::fill(&mut secrets.cancel_key).map_err(io::Error::other)?;
         getrandom::fill(&mut secrets.nonce).map_err(io::Error::other)?;
@@ -391,8 +401,8 @@ impl Hub {
     /// Sums up what followers need: one of them needs something else now, or has gone.
     pub(super) fn need(&self) {
         let members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
-        let all = members.values().map(|member| member.horizons());
-        let all = all.fold(Horizons::NONE, Horizons::and);
+        let all = members.values().map(|member| member.horizons()).collect::<Vec<_>>();
+        let all = Horizons::of_all(&all);
         self.needed.send_if_modified(|needed| std::mem::replace(needed, all) != all);
     }
 

@@ -177,7 +177,10 @@ impl Listener {
             }
             Self::Unix(listener) => {
                 let (stream, _) = listener.accept().await?;
-                let (stream, is_local) = (Stream::Unix(stream), true);
+                // Whoever slipped in before the socket's mode was set isn't let in for being here.
+                let peer = stream.peer_cred()?.uid();
+                let is_local = peer == rustix::process::geteuid().as_raw() || peer == 0;
+                let stream = Stream::Unix(stream);
                 Ok(Accepted { stream, address: "[local]".to_owned(), is_local })
             }
         }

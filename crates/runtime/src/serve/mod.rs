@@ -37,7 +37,7 @@ use self::hub::Hub;
 pub use self::hub::{Follower, Watcher};
 use self::listen::{Accepted, Listener};
 pub use self::listen::{InvalidListen, Listen};
-use crate::{OpenBackup, Shutdown, TipReceiver, TlsError};
+use crate::{Shutdown, StoredBackups, TipReceiver, TlsError};
 
 /// Connections that haven't logged in yet: with one more, the oldest of them has to go.
 const MAX_PENDING: usize = 64;
@@ -88,7 +88,7 @@ pub struct Serve {
     /// After so long without an answer a client is gone; zero: never.
     pub wal_sender_timeout: Duration,
     /// What a client is given that asks for a base backup.
-    pub backups: OpenBackup,
+    pub backups: Arc<dyn StoredBackups>,
 }
 
 /// Why nothing is served.

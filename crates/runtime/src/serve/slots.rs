@@ -1,7 +1,11 @@
 //! Followers' slots while they are served: who uses which, and how far each has come.
 //!
 //! How far is known in memory at once; the file follows when a slot has moved into another
-//! segment, and when its stream ends, since a segment is what is removed.
+//! segment, and when its stream ends, since a segment is what is removed. A slot goes where its
+//! follower says that it is, also back: to one that a younger server is given, say.
+//!
+//! What is in memory is never waited for while a file is written: connections that have nothing to
+//! write look at it, too, on the thread that serves them all.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,7 +26,8 @@ use crate::world;
 const MAX_SLOTS: usize = 100;
 
 pub(super) struct Table {
-    store: Slots,
+    /// Whoever writes files has this first, and then what is in memory for moments.
+    store: Mutex<Slots>,
     entries: Mutex<BTreeMap<String, Entry>>,
     /// Changes when a slot is given back.
     released: watch::Sender<u64>,
@@ -31,21 +36,21 @@ pub(super) struct Table {
 struct Entry {
     slot: Slot,
     active: Option<u32>,
-    /// Up to where its stream has flushed, while there is one.
-    flushed: Arc<AtomicU64>,
+    /// Where it is, which its stream moves while there is one.
+    at: Arc<AtomicU64>,
 }
 
 impl Entry {
     fn new(slot: Slot) -> Self {
         let at = slot.restart.map_or(0, |(_, at)| at.as_u64());
-        Self { slot, active: None, flushed: Arc::new(AtomicU64::new(at)) }
+        Self { slot, active: None, at: Arc::new(AtomicU64::new(at)) }
     }
 
     /// As it is now.
     fn now(&self) -> Slot {
         let mut slot = self.slot.clone();
         if let Some((_, at)) = &mut slot.restart {
-            *at = Lsn::new(self.flushed.load(Ordering::Relaxed)).max(*at);
+            *at = Lsn::new(self.at.load(Ordering::Relaxed));
         }
         slot
     }
@@ -55,7 +60,7 @@ impl Entry {
 pub(super) struct Held {
     pub(super) name: String,
     timeline: TimelineId,
-    flushed: Arc<AtomicU64>,
+    at: Arc<AtomicU64>,
     /// What its file says.
     saved: Lsn,
 }
@@ -63,12 +68,8 @@ pub(super) struct Held {
 impl Held {
     /// The follower has flushed this. Whether the file is to follow.
     pub(super) fn flushed(&self, at: Lsn, size: SegmentSize) -> bool {
-        self.flushed.fetch_max(at.as_u64(), Ordering::Relaxed);
-        self.saved.segment(size) < at.segment(size) || !self.saved.is_valid()
-    }
-
-    pub(super) fn at(&self) -> Lsn {
-        Lsn::new(self.flushed.load(Ordering::Relaxed))
+        self.at.store(at.as_u64(), Ordering::Relaxed);
+        self.saved.segment(size) != at.segment(size) || !self.saved.is_valid()
     }
 }
 
@@ -76,7 +77,12 @@ impl Table {
     pub(super) fn new(store: Slots) -> Result<Self, ArchiveError> {
         let slots = store.begin()?.into_iter();
         let entries = slots.map(|slot| (slot.name.clone(), Entry::new(slot))).collect();
-        Ok(Self { store, entries: Mutex::new(entries), released: watch::Sender::new(0) })
+        let (store, entries) = (Mutex::new(store), Mutex::new(entries));
+        Ok(Self { store, entries, released: watch::Sender::new(0) })
+    }
+
+    fn store(&self) -> MutexGuard<'_, Slots> {
+        self.store.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn entries(&self) -> MutexGuard<'_, BTreeMap<String, Entry>> {
@@ -117,12 +123,16 @@ impl Table {
                 _ => refusal,
             }
         })?;
-        let mut entries = self.entries();
-        if entries.contains_key(name) {
+        let store = self.store();
+        let (is_there, count) = {
+            let entries = self.entries();
+            (entries.contains_key(name), entries.len())
+        };
+        if is_there {
             let text = format!("replication slot \"{name}\" already exists");
             return Err(Refusal::error(SqlState::DUPLICATE_OBJECT, text));
         }
-        if entries.len() >= MAX_SLOTS {
+        if count >= MAX_SLOTS {
             let text = "all replication slots are in use";
             return Err(Refusal::error(SqlState::CONFIGURATION_LIMIT_EXCEEDED, text)
                 .hint("Free one or increase \"max_replication_slots\"."));
@@ -134,22 +144,39 @@ impl Table {
             created: world::timestamp().strftime("%FT%TZ").to_string(),
             lost: None,
         };
-        self.store.keep(&slot).map_err(|error| failed(&error))?;
-        entries.insert(name.to_owned(), Entry { active: temporary, ..Entry::new(slot) });
+        if let Err(error) = store.keep(&slot) {
+            // It may be there for all that.
+            _ = store.remove(name);
+            return Err(failed(&error));
+        }
+        let entry = Entry { active: temporary, ..Entry::new(slot) };
+        self.entries().insert(name.to_owned(), entry);
         Ok(())
     }
 
     /// Drops a slot; `false` if somebody uses it, and that is waited for.
     pub(super) fn drop(&self, name: &str, wait: bool, pid: u32) -> Result<bool, Refusal> {
-        let mut entries = self.entries();
-        let entry = entries.get(name).ok_or_else(|| missing(name))?;
-        match entry.active {
-            Some(other) if other != pid && wait => return Ok(false),
-            Some(other) if other != pid => return Err(in_use(name, other)),
-            _ => {}
+        let store = self.store();
+        {
+            let mut entries = self.entries();
+            let entry = entries.get_mut(name).ok_or_else(|| missing(name))?;
+            match entry.active {
+                Some(other) if other != pid && wait => return Ok(false),
+                Some(other) if other != pid => return Err(in_use(name, other)),
+                // Nobody takes it any more.
+                _ => entry.active = Some(pid),
+            }
         }
-        self.store.remove(name).map_err(|error| failed(&error))?;
-        entries.remove(name);
+        let removed = store.remove(name);
+        let mut entries = self.entries();
+        match removed {
+            Ok(()) => _ = entries.remove(name),
+            Err(error) => {
+                let kept = entries.get_mut(name).filter(|entry| !entry.slot.temporary);
+                kept.into_iter().for_each(|entry| entry.active = None);
+                return Err(failed(&error));
+            }
+        }
         Ok(true)
     }
 
@@ -170,21 +197,32 @@ impl Table {
         }
         entry.active = Some(pid);
         let (timeline, saved) = entry.slot.restart.unwrap_or((TimelineId::FIRST, Lsn::INVALID));
-        let (name, flushed) = (name.to_owned(), Arc::clone(&entry.flushed));
-        Ok(Held { name, timeline, flushed, saved })
+        let (name, at) = (name.to_owned(), Arc::clone(&entry.at));
+        Ok(Held { name, timeline, at, saved })
     }
 
     /// Writes how far a slot has come, on this timeline.
     pub(super) fn save(&self, held: &mut Held, timeline: TimelineId) -> Result<(), ArchiveError> {
-        let mut entries = self.entries();
-        let Some(entry) = entries.get_mut(&held.name) else { return Ok(()) };
-        let at = held.at();
-        if !at.is_valid() || (held.saved, held.timeline) == (at, timeline) {
+        let store = self.store();
+        let known = self.entries().get(&held.name).map(|entry| entry.slot.clone());
+        let at = Lsn::new(held.at.load(Ordering::Relaxed));
+        let Some(slot) = known.filter(|slot| at.is_valid() && slot.lost.is_none()) else {
+            return Ok(());
+        };
+        if (held.saved, held.timeline) == (at, timeline) {
             return Ok(());
         }
-        entry.slot.restart = Some((timeline, at));
-        (held.saved, held.timeline) = (at, timeline);
-        self.store.keep(&entry.slot)
+        let slot = Slot { restart: Some((timeline, at)), ..slot };
+        let kept = store.keep(&slot);
+        // One that couldn't be written keeps more than it has to, until it has moved on. But where
+        // it keeps too little it is tried again.
+        if kept.is_ok() || held.saved < at {
+            (held.saved, held.timeline) = (at, timeline);
+            if let Some(entry) = self.entries().get_mut(&held.name) {
+                entry.slot = slot;
+            }
+        }
+        kept
     }
 
     /// Gives a slot back; a temporary one stays its connection's.
@@ -199,45 +237,60 @@ impl Table {
 
     /// Drops what goes with a connection.
     pub(super) fn drop_temporary(&self, pid: u32) -> Result<(), ArchiveError> {
-        let mut entries = self.entries();
+        let store = self.store();
         let ours = |entry: &Entry| entry.slot.temporary && entry.active == Some(pid);
-        let names: Vec<String> =
-            entries.iter().filter(|(_, entry)| ours(entry)).map(|(name, _)| name.clone()).collect();
+        let of_it = |(name, entry): (&String, &Entry)| ours(entry).then(|| name.clone());
+        let names: Vec<String> = self.entries().iter().filter_map(of_it).collect();
+        let mut failed = Ok(());
         for name in names {
-            self.store.remove(&name)?;
-            entries.remove(&name);
+            // Its file may be left: the next process removes it.
+            failed = failed.and(store.remove(&name));
+            self.entries().remove(&name);
         }
-        drop(entries);
         self.released.send_modify(|count| *count += 1);
-        Ok(())
+        failed
     }
 
     /// A connection is gone that couldn't give its slot back.
     pub(super) fn abandon(&self, pid: u32) {
-        for entry in self.entries().values_mut().filter(|entry| entry.active == Some(pid)) {
-            entry.active = None;
-        }
+        let ours = |entry: &&mut Entry| entry.active == Some(pid) && !entry.slot.temporary;
+        self.entries().values_mut().filter(ours).for_each(|entry| entry.active = None);
         self.released.send_modify(|count| *count += 1);
     }
 
-    /// Lets slots go that keep more than `limit`; gives each, what it kept, and who uses it.
-    fn let_go(&self, end: Lsn, limit: u64) -> Vec<(String, u64, Option<u32>)> {
-        let mut lost = Vec::new();
-        for (name, entry) in self.entries().iter_mut() {
-            let Some(from) = entry.now().keeps_from() else { continue };
-            let retained = end.saturating_since(from);
-            if retained <= limit {
-                continue;
+    /// Lets slots go that keep more than `limit`. One whose file can't be written still keeps it, and
+    /// is tried again the next time.
+    fn let_go(&self, end: Lsn, limit: u64) -> Vec<LetGo> {
+        let store = self.store();
+        let all: Vec<_> = self.all();
+        let beyond = |(slot, active): (Slot, Option<u32>)| {
+            let retained = end.saturating_since(slot.keeps_from()?);
+            (retained > limit).then_some((slot, active, retained))
+        };
+        let beyond = all.into_iter().filter_map(beyond);
+        let let_go = |(slot, active, retained): (Slot, Option<u32>, u64)| {
+            let lost = Some(format!("it kept {retained} bytes, and may keep {limit}"));
+            let slot = Slot { lost, ..slot };
+            let written = store.keep(&slot);
+            let name = slot.name.clone();
+            if written.is_ok()
+                && let Some(entry) = self.entries().get_mut(&name)
+            {
+                entry.slot = slot;
             }
-            entry.slot = entry.now();
-            entry.slot.lost = Some(format!("it kept {retained} bytes, and may keep {limit}"));
-            // One that can't be written keeps too much on the disk, and is told again.
-            if self.store.keep(&entry.slot).is_ok() {
-                lost.push((name.clone(), retained, entry.active));
-            }
-        }
-        lost
+            LetGo { name, retained, active, written }
+        };
+        beyond.map(let_go).collect()
     }
+}
+
+/// A slot that kept too much.
+struct LetGo {
+    name: String,
+    retained: u64,
+    /// Who streams with it.
+    active: Option<u32>,
+    written: Result<(), ArchiveError>,
 }
 
 /// Looks now and then at what slots keep.
@@ -249,9 +302,14 @@ pub(super) async fn guard(hub: Arc<Hub>) {
         if let Some(at) = at {
             let here = Arc::clone(&hub);
             let lost = tokio::task::spawn_blocking(move || here.slots.let_go(at.end, limit)).await;
-            for (slot, retained, pid) in lost.unwrap_or_default() {
-                hub.tell(&ServeReport::SlotLost { slot: &slot, retained, limit });
-                if let Some(pid) = pid {
+            for LetGo { name, retained, active, written } in lost.unwrap_or_default() {
+                if let Err(error) = written {
+                    let text = "keeps too much, and can't be let go";
+                    hub.trouble(&format!("the follower's slot \"{name}\" {text}: {error}"));
+                    continue;
+                }
+                hub.tell(&ServeReport::SlotLost { slot: &name, retained, limit });
+                if let Some(pid) = active {
                     hub.cancel_pid(pid);
                 }
             }
@@ -275,4 +333,60 @@ fn in_use(name: &str, pid: u32) -> Refusal {
 
 pub(super) fn failed(error: &ArchiveError) -> Refusal {
     Refusal::error(SqlState::INTERNAL_ERROR, error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use disk::{Files, RealFiles};
+
+    use super::*;
+
+    const SIZE: SegmentSize = SegmentSize::MIN;
+
+    fn table(dir: &std::path::Path) -> (Table, Arc<dyn Files>) {
+        let files: Arc<dyn Files> = Arc::new(RealFiles::new(dir.to_owned()));
+        (Table::new(Slots::claim(Arc::clone(&files), "test").unwrap()).unwrap(), files)
+    }
+
+    #[test]
+    fn a_slot_goes_where_its_follower_is_also_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let (table, files) = table(dir.path());
+        let at = |lsn: u64| Some((TimelineId::FIRST, Lsn::new(lsn)));
+        table.create("a", None, at(9 << 20)).unwrap();
+        let mut held = table.take("a", 1).unwrap();
+        for (flushed, is_written) in [(3 << 20, true), (3 << 20 | 5, false), (4 << 20, true)] {
+            assert_eq!(held.flushed(Lsn::new(flushed), SIZE), is_written, "{flushed}");
+            assert_eq!(table.read("a").unwrap().restart, at(flushed));
+            if is_written {
+                table.save(&mut held, TimelineId::FIRST).unwrap();
+                assert_eq!(archive::slots(&*files).unwrap().pop().unwrap().restart, at(flushed));
+            }
+        }
+        // What was expired isn't kept any more, and the slot stays where it can be kept from.
+        let expired = r#"{"expired": [{"timeline": 1, "before": "0/300000", "at": ""}]}"#;
+        std::fs::write(dir.path().join("expired.json"), expired).unwrap();
+        assert!(held.flushed(Lsn::new(1 << 20), SIZE));
+        assert!(table.save(&mut held, TimelineId::FIRST).is_err());
+        assert_eq!(archive::slots(&*files).unwrap().pop().unwrap().restart, at(4 << 20));
+    }
+
+    #[test]
+    fn a_slot_that_can_not_be_let_go_keeps_and_is_tried_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let (table, _) = table(dir.path());
+        table.create("a", None, Some((TimelineId::FIRST, Lsn::new(1 << 20)))).unwrap();
+        let (slots, away) = (dir.path().join("slots"), dir.path().join("away"));
+        std::fs::rename(&slots, &away).unwrap();
+        std::fs::write(&slots, "").unwrap();
+        let let_go = || table.let_go(Lsn::new(9 << 20), 1 << 20).pop().unwrap();
+        assert!(let_go().written.is_err());
+        assert!(table.read("a").unwrap().keeps_from().is_some());
+        std::fs::remove_file(&slots).unwrap();
+        std::fs::rename(&away, &slots).unwrap();
+        let lost = let_go();
+        assert_eq!((lost.name.as_str(), lost.retained), ("a", 8 << 20));
+        assert!(lost.written.is_ok() && table.read("a").unwrap().keeps_from().is_none());
+        assert!(table.let_go(Lsn::new(9 << 20), 1 << 20).is_empty());
+    }
 }

@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use pg_types::Lsn;
 use testkit::process::{Running, run, run_unchecked};
 use testkit::scratch::Scratch;
 use testkit::servers::{Install, Server, StopMode, full};
@@ -398,13 +399,29 @@ fn pg_basebackups_slots_are_kept() {
         let said = String::from_utf8_lossy(&ended.stderr).into_owned();
         if ended.status.success() { Ok(target) } else { Err(said) }
     };
-    let keeps = |name: &str| {
+    let keeps_from = |name: &str| {
         let status = status::json(&archive);
         let slots = status["server"]["slots"].as_array().cloned().unwrap_or_default();
-        slots.iter().any(|slot| slot["name"] == name && slot["restart_lsn"].is_string())
+        let of_it = slots.iter().find(|slot| slot["name"] == name)?["restart_lsn"].as_str()?;
+        Some(of_it.parse::<Lsn>().must())
     };
+    let keeps = |name: &str| keeps_from(name).is_some();
+    // The primary goes on: what the new server needs is long past.
+    for _ in 0..3 {
+        work(&primary);
+        primary.sql("SELECT pg_switch_wal()").must();
+    }
+    let listed = ended(seawall(&["list", "--json", "-A"]).arg(&archive));
+    let listed: serde_json::Value = serde_json::from_str(&listed.stdout).must();
+    let backup = &listed["backups"][0];
+    let at = |what: &str| backup[what]["lsn"].as_str().unwrap_or_default().parse::<Lsn>().must();
+    let (begin, end) = (at("start"), at("stop"));
+    wire.query("CREATE_REPLICATION_SLOT slot2 PHYSICAL RESERVE_WAL");
+    assert_eq!(keeps_from("slot2"), Some(begin));
     take("made", &["-C", "-S", "slot0"]).must();
-    assert!(keeps("slot0") && !keeps("slot1"));
+    let kept = keeps_from("slot0").must();
+    assert!((begin.align_down(16 << 20)..=end).contains(&kept), "{kept} for {begin} to {end}");
+    assert!(!keeps("slot1"));
     let again = take("again", &["-C", "-S", "slot0"]);
     assert!(again.is_err_and(|said| said.contains("already exists")));
     assert!(take("missing", &["-S", "nobody"]).is_err_and(|said| said.contains("does not exist")));

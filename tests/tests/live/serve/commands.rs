@@ -1,7 +1,7 @@
 //! Each command beside the real server's: columns, types, tags, errors.
 
 use super::receive_and_serve;
-use super::wire::{Message, REPLICATION, Wire, error};
+use super::wire::{Message, REPLICATION, Wire, error, row};
 use crate::common::{LIMIT, Must, Receiver, on_each_major, scratch, server, server_flush};
 
 /// A row's values that differ between two servers by nature, by the command's beginning and place.
@@ -93,23 +93,6 @@ fn shown(command: &str, heard: &[Message]) -> Vec<String> {
         tag => format!("{} {}", tag as char, body.escape_ascii()),
     };
     heard.iter().map(show).collect()
-}
-
-fn row(mut body: &[u8]) -> Vec<String> {
-    let mut take = |len: usize| {
-        let (head, rest) = body.split_at(len);
-        body = rest;
-        head.to_vec()
-    };
-    let count = u16::from_be_bytes(take(2).try_into().unwrap_or_default());
-    let values = (0..count).map(|_| {
-        let len = i32::from_be_bytes(take(4).try_into().unwrap_or_default());
-        match usize::try_from(len) {
-            Ok(len) => String::from_utf8_lossy(&take(len)).into_owned(),
-            Err(_) => "null".to_owned(),
-        }
-    });
-    values.collect()
 }
 
 /// psql, which is what a person would use.

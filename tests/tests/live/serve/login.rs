@@ -1,7 +1,7 @@
 //! Who is let in.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
 
@@ -43,6 +43,8 @@ fn passwords_are_proved_against_the_users_file() {
         let fails = "password authentication failed for user \"ann\"";
         assert!(!ok && error.contains(fails), "{error}");
     }
+    // Whoever owns the archive has to read the file, whoever writes it.
+    std::os::unix::fs::chown(&archive, Some(65_534), Some(65_534)).must();
     // A password, and a verifier that was copied from the primary.
     let add = |name: &str, secret: &str| {
         let mut command = user(&archive, &["add", name]);
@@ -55,7 +57,8 @@ fn passwords_are_proved_against_the_users_file() {
     let names = ended(&mut user(&archive, &["list"]));
     assert_eq!(names.stdout, "ann\nbob\n");
     let file = archive.join("users");
-    assert_eq!(fs::metadata(&file).must().permissions().mode() & 0o777, 0o600);
+    let metadata = fs::metadata(&file).must();
+    assert_eq!((metadata.permissions().mode() & 0o777, metadata.uid()), (0o600, 65_534));
     assert!(!fs::read_to_string(&file).must().contains(PASSWORD));
     for major in [14, 18] {
         let install = pg(major);

@@ -3,18 +3,19 @@
 use std::fs;
 use std::path::Path;
 
-use pg_types::Lsn;
+use pg_types::{Lsn, SegmentSize, TimelineId, WalFileName};
 use testkit::peers::{ReceiveOptions, pg_receivewal};
-use testkit::process::Running;
+use testkit::process::{Running, run};
 use testkit::proxy::Proxy;
 use testkit::servers::{Server, StopMode};
 
-use super::wire::{REPLICATION, Wire};
+use super::wire::{REPLICATION, Wire, row};
 use super::{Serving, conninfo, receive_and_serve, segments, served, work};
 use crate::common::{
     LIMIT, Must, Receiver, ReceiverOptions, compare_with_primary, on_each_major, scratch, server,
-    server_flush,
+    server_flush, until,
 };
+use crate::program::seawall;
 use crate::status;
 
 /// Runs pg_receivewal to its end, which has to be a good one.
@@ -203,6 +204,44 @@ fn seawall_receives_from_seawall() {
     compare_with_primary(&two.join("wal"), &primary, end);
     second.stop();
     first.stop();
+}
+
+/// What was shipped behind a hole is handed on once that is filled.
+#[test]
+fn a_hole_is_where_it_ends() {
+    let (primary, dir) = (server(17, 1, &["wal_keep_size = '1GB'"]), scratch());
+    let archive = dir.path().join("archive");
+    let mut receiver = Receiver::start(&primary, &archive, &ReceiverOptions::default());
+    primary.sql("SELECT pg_switch_wal()").must();
+    receiver.await_flush(&primary, server_flush(&primary));
+    receiver.stop();
+    let end = server_flush(&primary).align_down(1 << 20);
+    for _ in 0..3 {
+        work(&primary);
+        primary.sql("SELECT pg_switch_wal()").must();
+    }
+    let newer = segments(&primary.data_dir().join("pg_wal"));
+    let ship = |at: u64| {
+        let from = Lsn::new(end.as_u64() + (at << 20)).segment(SegmentSize::MIN);
+        let name = WalFileName::segment(TimelineId::FIRST, from);
+        let name = name.display(SegmentSize::MIN).to_string();
+        let path = newer.iter().find(|path| path.ends_with(&name)).must();
+        let mut command = seawall(&["archive-wal", "-A"]);
+        run(command.arg(&archive).arg(path), LIMIT, "seawall archive-wal").must();
+    };
+    ship(1);
+    let serving = Serving::start(&archive, &["--serve-auth", "trust"]);
+    let is_at = || {
+        let (mut wire, _) = Wire::log_in(serving.port, REPLICATION);
+        let heard = wire.query("IDENTIFY_SYSTEM");
+        let (_, body) = heard.iter().find(|(tag, _)| *tag == b'D').must();
+        row(body)[2].parse::<Lsn>().must()
+    };
+    assert!(is_at() <= end, "{} for {end}", is_at());
+    ship(0);
+    let filled = || (is_at().as_u64() > end.as_u64() + (1 << 20)).then_some(());
+    until(LIMIT, "the hole to be filled", filled);
+    serving.stop();
 }
 
 /// A byte that was changed on the disk is found before it is sent, also where the file has been

@@ -98,3 +98,21 @@ pub(super) fn error(body: &[u8]) -> String {
     let fields = fields.filter(|field| !field.starts_with(['F', 'L', 'R', 'P', 'W']));
     fields.collect::<Vec<_>>().join(" | ")
 }
+
+/// A row's values.
+pub(super) fn row(mut body: &[u8]) -> Vec<String> {
+    let mut take = |len: usize| {
+        let (head, rest) = body.split_at(len);
+        body = rest;
+        head.to_vec()
+    };
+    let count = u16::from_be_bytes(take(2).try_into().unwrap_or_default());
+    let values = (0..count).map(|_| {
+        let len = i32::from_be_bytes(take(4).try_into().unwrap_or_default());
+        match usize::try_from(len) {
+            Ok(len) => String::from_utf8_lossy(&take(len)).into_owned(),
+            Err(_) => "null".to_owned(),
+        }
+    });
+    values.collect()
+}
