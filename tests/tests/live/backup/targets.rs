@@ -80,6 +80,57 @@ fn check(major: u32) {
     receiver.stop();
 }
 
+/// A recovery to before a promotion leaves a history in which the promoted timeline was left before it
+/// was begun (028_pitr_timelines.pl): what is done since is archived, and recovered.
+fn before_a_promotion(major: u32) {
+    let (kept, primary) = (Kept::new(), server(major, 1, &[]));
+    let mut receiver = kept.receiver(&primary);
+    primary.sql("CREATE TABLE r (i int)").must();
+    backup(&kept, &primary, &[]);
+    let promoted = primary.standby(&[]).must();
+    for sql in ["INSERT INTO r VALUES (1)", "SELECT pg_create_restore_point('before')"] {
+        primary.sql(sql).must();
+    }
+    primary.sql("INSERT INTO r VALUES (2)").must();
+    let end = server_flush(&primary);
+    receiver.await_flush(&primary, end);
+    receiver.stop();
+    promoted.wait_until("it all", LIMIT, &format!("pg_last_wal_replay_lsn() >= '{end}'")).must();
+    promoted.promote().must();
+    let mut receiver = kept.receiver(&promoted);
+    promoted.sql("INSERT INTO r VALUES (3)").must();
+    receiver.await_flush(&promoted, server_flush(&promoted));
+    receiver.stop();
+
+    let more = ["--target-name", "before", "--target-action", "promote"];
+    let mut again = restored(&kept, primary.install(), &more, &[]);
+    recover(&mut again);
+    assert_eq!(rows(&again), "1");
+    again.sql("INSERT INTO r VALUES (4)").must();
+    let history = fs::read_to_string(again.data_dir().join("pg_wal/00000003.history")).must();
+    let left: Vec<Lsn> = history
+        .lines()
+        .filter_map(|line| line.split('\t').nth(1).and_then(|at| at.parse().ok()))
+        .collect();
+    assert!(left[1] < left[0], "{history}");
+    let mut receiver = kept.receiver(&again);
+    receiver.await_flush(&again, server_flush(&again));
+    let mut newest = restored(&kept, primary.install(), &[], &[]);
+    recover(&mut newest);
+    assert_eq!(rows(&newest), "1 4");
+    receiver.stop();
+}
+
+#[test]
+fn before_a_promotion_14() {
+    before_a_promotion(14);
+}
+
+#[test]
+fn before_a_promotion_18() {
+    before_a_promotion(18);
+}
+
 trait MustSome<T> {
     fn must_some(self) -> T;
 }
