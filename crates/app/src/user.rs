@@ -37,9 +37,15 @@ fn add(path: &Path, name: &str) -> Result<(), Failure> {
     check(path, &read(path)?)?;
     let secret = secret()?;
     let verifier = match std::str::from_utf8(secret.expose()) {
-        Ok(text) if text.starts_with("SCRAM-SHA-256$") => {
+        Ok(text) if text.starts_with("SCRAM-SHA-") => {
             let parsed = Verifier::parse(text);
             parsed.map(|_| text.to_owned()).map_err(|error| Failure::usage(error.to_string()))?
+        }
+        Ok(text) if is_md5(text) => {
+            let what = "this is an MD5 hash, as pg_authid has it, and SCRAM can't be done with one";
+            let hint = "set the password anew on the server, with password_encryption = \
+                        scram-sha-256, or give the password itself";
+            return Err(Failure::usage(format!("{what}: {hint}")));
         }
         _ if secret.is_empty() => return Err(Failure::usage("the password is empty")),
         _ => Verifier::text_of_password(secret.expose()),
@@ -48,6 +54,12 @@ fn add(path: &Path, name: &str) -> Result<(), Failure> {
         check(path, text)?;
         Ok(users::with(text, name, &verifier))
     })
+}
+
+/// As `pg_authid.rolpassword` has it (`get_password_type`, crypt.c).
+fn is_md5(text: &str) -> bool {
+    let hash = text.strip_prefix("md5").filter(|hash| hash.len() == 32);
+    hash.is_some_and(|hash| hash.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
 fn remove(path: &Path, name: &str) -> Result<(), Failure> {

@@ -44,6 +44,9 @@ pub(crate) struct ServingArgs {
     /// The authorities of clients' certificates, for --serve-auth cert.
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     pub(crate) tls_ca: Option<PathBuf>,
+    /// The revocation lists of those authorities: every one of them needs its own.
+    #[arg(long, value_name = "FILE", requires = "tls_ca")]
+    pub(crate) tls_crl: Option<PathBuf>,
     /// So many clients may be logged in.
     #[arg(long, value_name = "N", default_value = "100")]
     pub(crate) max_connections: u16,
@@ -58,7 +61,12 @@ pub(crate) struct ServingArgs {
 impl ServingArgs {
     pub(crate) fn tls(&self) -> Option<TlsFiles> {
         let (certificate, key) = (self.tls_cert.clone()?, self.tls_key.clone()?);
-        Some(TlsFiles { certificate, key, authorities: self.tls_ca.clone() })
+        Some(TlsFiles {
+            certificate,
+            key,
+            authorities: self.tls_ca.clone(),
+            revoked: self.tls_crl.clone(),
+        })
     }
 }
 

@@ -229,7 +229,7 @@ impl Hub {
     /// Reads the files of TLS.
     pub(super) fn load_tls(&self) -> Result<(), TlsError> {
         let Some(files) = &self.what.tls else { return Ok(()) };
-        let tls = ServerTls::new(&files.certificate, &files.key, files.authorities.as_ref())?;
+        let tls = ServerTls::new(files)?;
         *self.tls.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(tls));
         Ok(())
     }
@@ -311,6 +311,9 @@ impl Hub {
         match self.what.auth {
             Auth::Trust => Ok(Login::Trust),
             Auth::Cert if common_name == Some(user) => Ok(Login::Trust),
+            Auth::Cert if common_name.is_none() => {
+                Err(refused("connection requires a valid client certificate".to_owned()))
+            }
             Auth::Cert => {
                 Err(refused(format!("certificate authentication failed for user \"{user}\"")))
             }

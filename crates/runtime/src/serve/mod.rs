@@ -68,6 +68,8 @@ pub struct TlsFiles {
     pub key: PathBuf,
     /// The authorities of clients' certificates.
     pub authorities: Option<PathBuf>,
+    /// The authorities' lists of those that they took back.
+    pub revoked: Option<PathBuf>,
 }
 
 /// What is served, and to whom.

@@ -51,7 +51,7 @@ pub enum Flaw {
     /// More authorities between than allowed.
     #[error("path length constraint exceeded")]
     PathTooLong,
-    /// It is for something else than a TLS server.
+    /// It is for something else than this side of TLS.
     #[error("unsuitable certificate purpose")]
     Purpose,
     /// It has a critical extension that isn't known.
@@ -93,6 +93,7 @@ mod oid {
     use x509_cert::der::asn1::ObjectIdentifier as Oid;
 
     pub(super) const SERVER_AUTH: Oid = Oid::new_unwrap("1.3.6.1.5.5.7.3.1");
+    pub(super) const CLIENT_AUTH: Oid = Oid::new_unwrap("1.3.6.1.5.5.7.3.2");
     pub(super) const NETSCAPE_SGC: Oid = Oid::new_unwrap("2.16.840.1.113730.4.1");
     pub(super) const MICROSOFT_SGC: Oid = Oid::new_unwrap("1.3.6.1.4.1.311.10.3.3");
     pub(super) const NETSCAPE_CERT_TYPE: Oid = Oid::new_unwrap("2.16.840.1.113730.1.1");
@@ -115,6 +116,19 @@ mod oid {
         Oid::new_unwrap("2.5.29.54"),
     ];
 }
+
+/// What a certificate is shown as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// A TLS server's.
+    Server,
+    /// A TLS client's.
+    Client,
+}
+
+/// `NS_SSL_CLIENT` and `NS_SSL_SERVER`, x509v3.h
+const NS_SSL_CLIENT: u8 = 0x80;
+const NS_SSL_SERVER: u8 = 0x40;
 
 /// What the extensions say.
 #[derive(Debug, Default)]
@@ -305,10 +319,16 @@ impl Certificate {
         self.extensions.basic.as_ref().and_then(|basic| basic.path_len_constraint).map(usize::from)
     }
 
-    /// Whether it may be a TLS server's, or vouch for one.
-    pub(super) fn serves_tls(&self, is_leaf: bool) -> bool {
+    /// Whether it may be such a side's of TLS, or vouch for one (`check_purpose_ssl_server`,
+    /// `check_purpose_ssl_client`, crypto/x509/v3_purp.c).
+    pub(super) fn serves(&self, purpose: Purpose, is_leaf: bool) -> bool {
         let extensions = &self.extensions;
-        let purposes = [oid::SERVER_AUTH, oid::NETSCAPE_SGC, oid::MICROSOFT_SGC];
+        let (purposes, netscape): (&[_], _) = match purpose {
+            Purpose::Server => {
+                (&[oid::SERVER_AUTH, oid::NETSCAPE_SGC, oid::MICROSOFT_SGC], NS_SSL_SERVER)
+            }
+            Purpose::Client => (&[oid::CLIENT_AUTH], NS_SSL_CLIENT),
+        };
         let extended = extensions
             .extended
             .as_ref()
@@ -317,10 +337,10 @@ impl Certificate {
             return extended;
         }
         let usage = extensions.key_usage.as_ref().is_none_or(|usage| {
-            usage.digital_signature() || usage.key_encipherment() || usage.key_agreement()
+            let enciphers = purpose == Purpose::Server && usage.key_encipherment();
+            usage.digital_signature() || usage.key_agreement() || enciphers
         });
-        // `NS_SSL_SERVER`
-        extended && usage && extensions.netscape_type.is_none_or(|kind| kind & 0x40 != 0)
+        extended && usage && extensions.netscape_type.is_none_or(|kind| kind & netscape != 0)
     }
 }
 

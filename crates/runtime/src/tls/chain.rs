@@ -1,20 +1,20 @@
-//! From a server's certificate to an authority that is trusted.
+//! From the other side's certificate to an authority that is trusted.
 //!
-//! As OpenSSL builds and checks a chain for libpq: trusted issuers are looked for before those that
-//! the server sent, and it ends in a self-signed certificate that is trusted, which may be the
-//! server's own. Every certificate of it has to be valid now, the last one too.
+//! As OpenSSL builds and checks a chain for libpq, and for the server: trusted issuers are looked for
+//! before those that were sent, and it ends in a self-signed certificate that is trusted, which may be
+//! the other side's own. Every certificate of it has to be valid now, the last one too.
 
 use std::time::SystemTime;
 
 use rustls::crypto::WebPkiSupportedAlgorithms;
 
-use super::certificate::{Authority, Certificate, Flaw};
+use super::certificate::{Authority, Certificate, Flaw, Purpose};
 use super::constraints;
 use super::crl::Crls;
 
 /// Longest chain: real ones have three or four.
 const MAX_CHAIN: usize = 16;
-/// Most signatures that are verified for one server: it chooses what it sends.
+/// Most signatures that are verified for one handshake: the other side chooses what it sends.
 const MAX_SIGNATURES: u32 = 100;
 
 /// What is trusted.
@@ -23,9 +23,11 @@ pub(super) struct Trust<'a> {
     pub(super) crls: Option<&'a Crls>,
     pub(super) algorithms: &'a WebPkiSupportedAlgorithms,
     pub(super) now: SystemTime,
+    /// What for.
+    pub(super) purpose: Purpose,
 }
 
-/// Finds a chain from `leaf`, and checks it; `sent` is what else the server sent.
+/// Finds a chain from `leaf`, and checks it; `sent` is what came with it.
 pub(super) fn verify(
     trust: &Trust<'_>,
     leaf: &Certificate,
@@ -112,7 +114,7 @@ fn check(trust: &Trust<'_>, path: &[&Certificate]) -> Result<(), Flaw> {
                 Authority::Tolerated | Authority::None => return Err(Flaw::NotAnAuthority),
             }
         }
-        if !certificate.serves_tls(is_leaf) {
+        if !certificate.serves(trust.purpose, is_leaf) {
             return Err(Flaw::Purpose);
         }
         if depth > 1 && certificate.path_len().is_some_and(|most| below > most) {

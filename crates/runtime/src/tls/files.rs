@@ -13,7 +13,6 @@ use std::sync::Arc;
 use pg_wire::Secret;
 use pg_wire::settings::{ConfigFile, RootCerts, SslMode, TlsSettings};
 use pkcs8::EncryptedPrivateKeyInfoRef;
-use rustls::RootCertStore;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::{PemObject, SectionKind};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -54,11 +53,7 @@ pub(super) fn roots(settings: &TlsSettings) -> Result<Option<Vec<Certificate>>, 
         }
         Err(error) => return Err(unusable(ROOT, path, error)),
     }
-    let mut roots = Vec::new();
-    for der in certificates(ROOT, path)? {
-        roots.push(Certificate::parse(&der).map_err(|flaw| unusable(ROOT, path, flaw))?);
-    }
-    Ok(Some(roots))
+    authorities(path).map(Some)
 }
 
 /// Whether a file was named, and TLS is a must. libpq goes on without such a file.
@@ -115,6 +110,13 @@ fn is_hash_name(path: &Path) -> bool {
         && number.bytes().all(|b| b.is_ascii_digit())
 }
 
+/// The revocation lists of a file.
+pub(super) fn crls_of(path: &Path) -> Result<Crls, TlsError> {
+    let mut crls = Crls::default();
+    add_crls(&mut crls, path)?;
+    Ok(crls)
+}
+
 fn add_crls(crls: &mut Crls, path: &Path) -> Result<(), TlsError> {
     let found = sections(CRL, path, |kind| kind == SectionKind::Crl)?;
     if found.is_empty() {
@@ -169,13 +171,10 @@ pub(super) fn certified(
     Ok(certified)
 }
 
-/// The authorities of a file, for certificates of clients.
-pub(super) fn authorities(path: &Path) -> Result<RootCertStore, TlsError> {
-    let mut store = RootCertStore::empty();
-    for der in certificates(ROOT, path)? {
-        store.add(der.into()).map_err(|error| unusable(ROOT, path, error))?;
-    }
-    Ok(store)
+/// The authorities of a file.
+pub(super) fn authorities(path: &Path) -> Result<Vec<Certificate>, TlsError> {
+    let parse = |der: Vec<u8>| Certificate::parse(&der).map_err(|flaw| unusable(ROOT, path, flaw));
+    certificates(ROOT, path)?.into_iter().map(parse).collect()
 }
 
 fn is_absent(error: &io::Error) -> bool {

@@ -8,6 +8,7 @@
 
 mod certificate;
 mod chain;
+mod client_verifier;
 mod constraints;
 mod cpu;
 mod crl;
@@ -16,6 +17,7 @@ mod error;
 mod files;
 mod name;
 mod server;
+mod signatures;
 mod stream;
 mod verifier;
 

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use proptest::prelude::*;
 use rustls::pki_types::pem::{PemObject, SectionKind};
 
-use super::certificate::{Certificate, Flaw};
+use super::certificate::{Certificate, Flaw, Purpose};
 use super::chain::{self, Trust};
 use super::crl::Crls;
 use super::{end_point, name};
@@ -58,7 +58,13 @@ fn verify(authority: &[u8], leaf: &[u8], list: &[u8], now: SystemTime) -> Result
     let mut crls = Crls::default();
     crls.add(list)?;
     let algorithms = rustls_graviola::default_provider().signature_verification_algorithms;
-    let trust = Trust { roots: &roots, crls: Some(&crls), algorithms: &algorithms, now };
+    let trust = Trust {
+        roots: &roots,
+        crls: Some(&crls),
+        algorithms: &algorithms,
+        now,
+        purpose: Purpose::Server,
+    };
     let leaf = Certificate::parse(leaf)?;
     chain::verify(&trust, &leaf, &[])?;
     name::check(&leaf, "db.example.test")

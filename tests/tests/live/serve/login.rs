@@ -54,6 +54,15 @@ fn passwords_are_proved_against_the_users_file() {
     primary.sql(&format!("CREATE ROLE bob PASSWORD '{PASSWORD}'")).must();
     let verifier = primary.sql("SELECT rolpassword FROM pg_authid WHERE rolname = 'bob'").must();
     add("bob", &verifier);
+    for (secret, text) in [
+        ("md5d3a5c5e4a7a5b7c3d1e0f9a8b7c6d5e4", "this is an MD5 hash"),
+        ("SCRAM-SHA-512$4096:eA==$eQ==:eg==", "isn't a SCRAM verifier"),
+    ] {
+        let mut command = user(&archive, &["add", "odd"]);
+        let ended = run_unchecked(&mut command, secret, LIMIT, "seawall user add").must();
+        let said = String::from_utf8_lossy(&ended.stderr);
+        assert!(!ended.status.success() && said.contains(text), "{said}");
+    }
     let names = ended(&mut user(&archive, &["list"]));
     assert_eq!(names.stdout, "ann\nbob\n");
     let file = archive.join("users");

@@ -1,6 +1,7 @@
 //! What is streamed from an archive: real receivers, standbys and psql at the real program.
 
 mod backups;
+mod client_certificates;
 mod commands;
 mod hostile;
 mod login;

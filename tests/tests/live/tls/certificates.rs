@@ -131,6 +131,11 @@ pub(crate) fn certificates() -> &'static Path {
     .path()
 }
 
+/// The names of all that are made, and their common names.
+pub(crate) fn names() -> impl Iterator<Item = (&'static str, &'static str)> {
+    RECIPES.iter().map(|recipe| (recipe.name, recipe.subject.trim_start_matches("/CN=")))
+}
+
 struct Maker {
     dir: PathBuf,
 }
