@@ -272,6 +272,7 @@ fn a_backup_that_fails_or_is_cancelled_leaves_a_connection_that_takes_commands()
     let (events, _) = play(NEW, &stream, 100).unwrap();
     let Some(BackupEvent::Failed(error)) = events.last() else { panic!("{events:?}") };
     assert_eq!(error.sqlstate.0, *b"57014");
+    assert!(matches!(sender.poll_ask(), Some(Ask::Note(_))));
     sender.handle_timeout(now, 0);
     assert!(matches!(sender.poll_ask(), Some(Ask::Command(_))));
 }

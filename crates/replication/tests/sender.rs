@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pg_types::{Geometry, Lsn, SegmentSize, ServerVersion, SystemId, TimelineId};
-use pg_wire::message::{BackendMessage, FrameHeader, Phase};
+use pg_wire::message::{BackendMessage, FrameHeader, Phase, SqlState};
 use pg_wire::server::Verifier;
 use pg_wire::server::grammar::Command;
 use pg_wire::server::response::Refusal;
@@ -309,6 +309,34 @@ fn a_silent_client_is_asked_after_half_the_timeout_and_is_gone_after_it() {
 }
 
 #[test]
+fn a_command_that_fails_is_told_with_the_clients_name() {
+    let mut scene = Scene::logged_in(180_006);
+    scene.asks("START_REPLICATION SLOT nobody 0/3000000");
+    let refusal = Refusal::error(SqlState::UNDEFINED_OBJECT, "there is none");
+    scene.sender.answer(Answer::Refused(refusal), scene.now);
+    let note = Ask::Note("walreceiver: there is none".to_owned());
+    assert_eq!(scene.sender.poll_ask(), Some(note));
+}
+
+#[test]
+fn replies_may_be_longer_than_they_are_today() {
+    let mut scene = Scene::streaming(180_006, None);
+    scene.send_all();
+    let update = StandbyStatusUpdate {
+        write: START,
+        flush: START,
+        apply: START,
+        time_us: 0,
+        reply_requested: false,
+    };
+    let (payload, more) = (update.encode()[5..].to_vec(), b"more");
+    scene.says(&frame(b'd', &[&payload[..], more].concat()));
+    assert_eq!(scene.sender.standing().map(|at| at.apply), Some(START));
+    scene.says(&frame(b'd', &payload[..9]));
+    assert!(has(&scene.hears(), "insufficient data left in message"));
+}
+
+#[test]
 fn whoever_asks_much_gets_it_bit_by_bit() {
     let mut scene = Scene::logged_in(180_006);
     scene.says(&frame(b'Q', b"SHOW ALL\0").repeat(500));
@@ -402,6 +430,7 @@ fn a_cancelled_stream_leaves_a_connection_that_takes_commands() {
     let mut scene = Scene::streaming(180_006, None);
     scene.sender.cancel();
     assert!(has(&scene.hears(), "canceling statement due to user request"));
+    assert!(matches!(scene.sender.poll_ask(), Some(Ask::Note(_))));
     scene.asks("IDENTIFY_SYSTEM");
     let refusal = Refusal::error(pg_wire::message::SqlState::INTERNAL_ERROR, "no");
     scene.sender.answer(Answer::Refused(refusal), scene.now);

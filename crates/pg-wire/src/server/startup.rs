@@ -85,6 +85,17 @@ impl FirstPacket {
     }
 }
 
+/// What a connection is for (`replication` in the packet).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// SQL.
+    Ordinary,
+    /// Physical replication.
+    Physical,
+    /// Replication by somebody who names this database: logical, and physical all the same.
+    Database(String),
+}
+
 impl StartupMessage {
     fn read(minor: u32, mut reader: Reader<'_>) -> Result<Self, Refusal> {
         let mut parameters = BTreeMap::new();
@@ -126,24 +137,20 @@ impl StartupMessage {
         }
     }
 
-    /// Refuses whatever isn't a connection for physical replication.
+    /// What kind of connection it is to be.
     ///
     /// # Errors
-    /// What is said to it.
-    pub fn check_replication(&self) -> Result<(), Refusal> {
-        let only_physical = |what: &str| {
-            Refusal::fatal(
-                SqlState::FEATURE_NOT_SUPPORTED,
-                format!("{what} isn't served here: this is seawall, which has WAL and no database"),
-            )
-            .hint("Connect with replication=true: a standby's primary_conninfo, pg_receivewal.")
-        };
+    /// What is said if it is none.
+    pub fn kind(&self) -> Result<Kind, Refusal> {
         match self.parameters.get("replication").map(String::as_str) {
-            None => Err(only_physical("an ordinary connection")),
-            Some("database") => Err(only_physical("logical replication")),
+            None => Ok(Kind::Ordinary),
+            Some("database") => {
+                let database = self.parameters.get("database").or(self.parameters.get("user"));
+                Ok(Kind::Database(database.cloned().unwrap_or_default()))
+            }
             Some(text) => match parse_bool(text) {
-                Some(true) => Ok(()),
-                Some(false) => Err(only_physical("an ordinary connection")),
+                Some(true) => Ok(Kind::Physical),
+                Some(false) => Ok(Kind::Ordinary),
                 None => Err(Refusal::fatal(
                     SqlState(*b"22023"),
                     format!("invalid value for parameter \"replication\": \"{text}\""),
@@ -249,11 +256,21 @@ mod tests {
         let startup =
             startup(b"user\0u\0replication\0on\0_pq_.x\x001\0options\0-c a=b --C-d=\\ e\0\0");
         assert_eq!(startup.user(), Ok("u"));
-        assert_eq!(startup.check_replication(), Ok(()));
+        assert_eq!(startup.kind(), Ok(Kind::Physical));
         assert_eq!(startup.unknown_options, ["_pq_.x"]);
         let settings = startup.settings();
         let expect = [("a", "b"), ("c_d", " e")].map(|(a, b)| (a.to_owned(), b.to_owned()));
         assert_eq!(settings, BTreeMap::from(expect));
+    }
+
+    #[test]
+    fn kinds_of_connections() {
+        let kind = |rest: &[u8]| startup(&[b"user\0u\0", rest, b"\0"].concat()).kind().unwrap();
+        assert_eq!(kind(b""), Kind::Ordinary);
+        assert_eq!(kind(b"replication\x000\0"), Kind::Ordinary);
+        assert_eq!(kind(b"replication\0database\0"), Kind::Database("u".to_owned()));
+        let database = kind(b"database\0d\0replication\0database\0");
+        assert_eq!(database, Kind::Database("d".to_owned()));
     }
 
     #[test]
@@ -263,7 +280,7 @@ mod tests {
                 Err(refusal) => refusal,
                 Ok(FirstPacket::Startup(startup)) => {
                     let user = startup.user().map(drop);
-                    user.and_then(|()| startup.check_replication()).unwrap_err()
+                    user.and_then(|()| startup.kind().map(drop)).unwrap_err()
                 }
                 Ok(other) => panic!("{other:?}"),
             };
@@ -279,9 +296,6 @@ mod tests {
         check(b"\0\x03", b"08P01", "no version");
         check(&v3(b"\0"), b"28000", "no PostgreSQL user name");
         check(&v3(b"user\0\0\0"), b"28000", "no PostgreSQL user name");
-        check(&v3(b"user\0u\0\0"), b"0A000", "an ordinary connection");
-        check(&v3(b"user\0u\0replication\x000\0\0"), b"0A000", "an ordinary connection");
-        check(&v3(b"user\0u\0replication\0database\0\0"), b"0A000", "logical replication");
         check(&v3(b"user\0u\0replication\0maybe\0\0"), b"22023", "\"replication\": \"maybe\"");
     }
 
@@ -305,7 +319,7 @@ mod tests {
             rest in prop::collection::vec(any::<u8>(), 0..80),
         ) {
             if let Ok(FirstPacket::Startup(startup)) = FirstPacket::parse(&packet(code, &rest), 2) {
-                let _ = (startup.user(), startup.check_replication(), startup.settings());
+                let _ = (startup.user(), startup.kind(), startup.settings());
             }
         }
     }

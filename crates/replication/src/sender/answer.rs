@@ -59,7 +59,7 @@ pub enum SlotAnswer {
 }
 
 impl Answer {
-    pub(super) fn write(self, host: &Host, to: &mut Responses) {
+    pub(super) fn write(self, host: &Host, database: Option<&str>, to: &mut Responses) {
         match self {
             Self::System { timeline, at } => {
                 let since_16 = host.version.major() >= 16;
@@ -72,7 +72,7 @@ impl Answer {
                 ]);
                 let values = [host.system_id.to_string(), timeline.to_string(), at.to_string()];
                 let [id, timeline, at] = values.each_ref().map(|value| Some(value.as_bytes()));
-                to.row(&[id, timeline, at, None]);
+                to.row(&[id, timeline, at, database.map(str::as_bytes)]);
                 to.complete("IDENTIFY_SYSTEM");
             }
             Self::History { timeline, content } => {

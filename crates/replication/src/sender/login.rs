@@ -5,9 +5,12 @@ use pg_wire::message::SqlState;
 use pg_wire::server::frame::{self, ClientMessage, FrameError};
 use pg_wire::server::response::Refusal;
 use pg_wire::server::scram::{self, Exchange};
-use pg_wire::server::startup::{FirstPacket, StartupMessage};
+use pg_wire::server::startup::{FirstPacket, Kind, StartupMessage};
 
 use super::{Ask, Sender, State};
+
+/// The longest name (`NAMEDATALEN`).
+const MAX_NAME: usize = 63;
 
 impl Sender {
     pub(super) fn first_packet(&mut self, bytes: &[u8]) -> Result<Option<usize>, FrameError> {
@@ -72,13 +75,18 @@ impl Sender {
 
     fn startup(&mut self, startup: StartupMessage) -> Result<(), Refusal> {
         let user = startup.user()?.to_owned();
-        startup.check_replication()?;
+        let kind = startup.kind()?;
+        if let Kind::Database(name) = kind {
+            self.database = Some(name);
+        }
         let newest = self.host.newest_minor();
         if startup.minor > newest || !startup.unknown_options.is_empty() {
             self.outgoing.negotiate(newest.min(startup.minor), &startup.unknown_options);
         }
         self.settings = startup.settings();
         if let Some(name) = self.settings.get_mut("application_name") {
+            // As an identifier (`truncate_identifier`, scansup.c), then as what is shown.
+            name.truncate(name.floor_char_boundary(MAX_NAME));
             *name = self.host.clean(name);
         }
         self.user.clone_from(&user);
@@ -89,6 +97,16 @@ impl Sender {
 
     pub(super) fn logged_in(&mut self, startup: &StartupMessage) {
         self.outgoing.authentication_ok();
+        // As the server says that there is no such database: to those that it lets in.
+        if startup.kind() == Ok(Kind::Ordinary) {
+            let text = "an ordinary connection isn't served here: this is seawall, which has WAL and \
+                        no database";
+            let hint =
+                "Connect with replication=true: a standby's primary_conninfo, pg_receivewal.";
+            let refusal = Refusal::fatal(SqlState::FEATURE_NOT_SUPPORTED, text).hint(hint);
+            self.asks.push_back(Ask::Note(refusal.message.clone()));
+            return self.refuse(&refusal);
+        }
         for (name, value) in self.host.parameters(&self.settings, &self.user) {
             self.outgoing.parameter(name, &value);
         }

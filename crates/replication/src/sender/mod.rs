@@ -122,6 +122,8 @@ pub struct Sender {
     asks: VecDeque<Ask>,
     user: String,
     settings: BTreeMap<String, String>,
+    /// The one that the client names, if it is a client for logical replication too.
+    database: Option<String>,
     offers_tls: bool,
     /// What SCRAM is bound to, within TLS.
     end_point: Option<Vec<u8>>,
@@ -142,6 +144,7 @@ impl Sender {
             asks: VecDeque::new(),
             user: String::new(),
             settings: BTreeMap::new(),
+            database: None,
             offers_tls: false,
             end_point: None,
         }
@@ -283,7 +286,8 @@ impl Sender {
                 }
             }
         } else {
-            answer.write(&self.host, &mut self.outgoing);
+            self.note_refused(&answer);
+            answer.write(&self.host, self.database.as_deref(), &mut self.outgoing);
         }
         self.go_on(now);
     }
@@ -299,10 +303,28 @@ impl Sender {
     /// The stream, or the base backup, can't go on.
     pub fn fail(&mut self, refusal: &Refusal) {
         if matches!(self.state, State::Streaming(_) | State::Backup(_)) {
+            self.note(&refusal.message);
             self.outgoing.refusal(refusal);
             self.outgoing.ready();
             self.state = State::Idle { to_sync: false };
         }
+    }
+
+    /// Has an operator told of a command that fails: whoever sent it tries again, perhaps for ever.
+    fn note_refused(&mut self, answer: &Answer) {
+        match answer {
+            Answer::Refused(refusal) => self.note(&refusal.message),
+            Answer::History { timeline, content: None } => {
+                self.note(&format!("the history of timeline {timeline} isn't archived"));
+            }
+            _ => {}
+        }
+    }
+
+    fn note(&mut self, error: &str) {
+        let name = self.application_name();
+        let by = if name.is_empty() { String::new() } else { format!("{name}: ") };
+        self.asks.push_back(Ask::Note(format!("{by}{error}")));
     }
 
     /// Somebody who knows the key wants it cancelled.
@@ -537,6 +559,10 @@ impl Sender {
                     format!("unrecognized configuration parameter \"{name}\""),
                 ),
             },
+            Ok(Command::Sql) if self.database.is_some() => Refusal::error(
+                SqlState::FEATURE_NOT_SUPPORTED,
+                "SQL isn't served here: this is seawall, which has WAL and no database",
+            ),
             Ok(Command::Sql) => Refusal::error(
                 SqlState::FEATURE_NOT_SUPPORTED,
                 "cannot execute SQL commands in WAL sender for physical replication",

@@ -93,6 +93,11 @@ pub(super) enum After {
     FromTheFuture(Lsn),
 }
 
+/// What is behind it isn't looked at: a later version may have more.
+fn first<const LEN: usize>(payload: &[u8]) -> Option<&[u8; LEN]> {
+    payload.first_chunk()
+}
+
 pub(super) enum Timeout {
     Nothing,
     Keepalive([u8; PrimaryKeepalive::LEN]),
@@ -195,11 +200,11 @@ impl Stream {
         self.asked = false;
         match payload.first() {
             None => violation("no data left in message"),
-            Some(b'r') => match payload.try_into().ok().and_then(StandbyStatusUpdate::parse) {
+            Some(b'r') => match first(payload).and_then(StandbyStatusUpdate::parse) {
                 Some(update) => self.update(&update, now),
                 None => violation("insufficient data left in message"),
             },
-            Some(b'h') => match payload.try_into().ok().and_then(HotStandbyFeedback::parse) {
+            Some(b'h') => match first(payload).and_then(HotStandbyFeedback::parse) {
                 Some(feedback) => {
                     self.standing.horizons = feedback.horizons;
                     After::Nothing

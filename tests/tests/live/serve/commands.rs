@@ -53,6 +53,19 @@ fn check(major: u32) {
         let (theirs, ours) = (real.query(command), ours.query(command));
         assert_eq!(shown(command, &ours), shown(command, &theirs), "{command}");
     }
+    // Whoever names a database is served all that isn't logical.
+    let parameters = &[("user", "postgres"), ("database", "postgres"), ("replication", "database")];
+    let (mut theirs, _) = Wire::log_in(primary.port(), parameters);
+    let (mut by_name, _) = Wire::log_in(port, parameters);
+    for command in ["IDENTIFY_SYSTEM", "CREATE_REPLICATION_SLOT \"d\" PHYSICAL"] {
+        let (theirs, ours) = (theirs.query(command), by_name.query(command));
+        assert_eq!(shown(command, &ours), shown(command, &theirs), "{command}");
+    }
+    let sql = by_name.query("SELECT 1");
+    assert!(sql.iter().any(|(_, body)| error(body).contains("has WAL and no database")));
+    // One that names none at all is heard out first, as health checks have it.
+    let (_, heard) = Wire::log_in(port, &[("user", "postgres"), ("database", "postgres")]);
+    assert_eq!(heard.iter().map(|(tag, _)| *tag).collect::<Vec<_>>(), [b'R', b'E']);
     // Of all settings only what they are: fewer than a database has.
     let of = |mut heard: Vec<Message>| {
         let tags: String = heard.iter().map(|(tag, _)| *tag as char).collect();
