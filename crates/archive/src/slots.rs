@@ -37,6 +37,10 @@ pub struct Slot {
     pub created: String,
     /// Why it keeps nothing any more, if it was let go.
     pub lost: Option<String>,
+    /// The oldest transaction whose effects its follower's queries have to see: a full id, 0 for none.
+    pub xmin: u64,
+    /// The same for logical decoding's look at the catalogues.
+    pub catalog_xmin: u64,
 }
 
 impl Slot {
@@ -56,6 +60,10 @@ struct File {
     timeline: Option<u32>,
     created: String,
     lost: Option<String>,
+    #[serde(default)]
+    xmin: u64,
+    #[serde(default)]
+    catalog_xmin: u64,
 }
 
 impl File {
@@ -67,6 +75,8 @@ impl File {
             timeline: slot.restart.map(|(timeline, _)| timeline.as_u32()),
             created: slot.created.clone(),
             lost: slot.lost.clone(),
+            xmin: slot.xmin,
+            catalog_xmin: slot.catalog_xmin,
         }
     }
 
@@ -76,8 +86,9 @@ impl File {
             (None, None) => None,
             _ => return None,
         };
-        let Self { name, temporary, created, lost, .. } = self;
-        is_name(&name).then_some(Slot { name, temporary, restart, created, lost })
+        let Self { name, temporary, created, lost, xmin, catalog_xmin, .. } = self;
+        let slot = Slot { name, temporary, restart, created, lost, xmin, catalog_xmin };
+        is_name(&slot.name).then_some(slot)
     }
 }
 
@@ -216,6 +227,8 @@ mod tests {
             restart: restart.map(|at| (TimelineId::FIRST, Lsn::new(at))),
             created: "2026-01-31T12:00:00Z".to_owned(),
             lost: None,
+            xmin: restart.unwrap_or(0),
+            catalog_xmin: 0,
         }
     }
 

@@ -40,6 +40,9 @@ const NAME_PATIENCE: Duration = Duration::from_millis(500);
 const EXPIRY_POLL: Duration = Duration::from_millis(20);
 /// Nothing is streamed on this connection.
 const TIMING: Timing = Timing::NONE;
+/// A receiver makes the archive when it is connected, which takes it less than this.
+const IN_THE_MAKING: Duration = Duration::from_secs(30);
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
 pub(crate) fn run(args: &BackupArgs) -> Result<(), Failure> {
     let log = log::start(args.talk, args.json, Some(&args.archive));
@@ -87,7 +90,7 @@ async fn take(
     };
     let about = |failure: Failure| failure.of(&format!("the archive {}", args.archive.display()));
     let files: Arc<dyn Files> = Arc::new(RealFiles::new(args.archive.clone()));
-    let catalogue = open(&files, &facts).map_err(about)?;
+    let catalogue = open(&files, &facts, &mut stop).await.map_err(about)?;
     let holder = format!("seawall backup, process {}", std::process::id());
     let held = hold(&args.archive, &*files, &holder).await?;
     let data_checksums = show(&mut link, "data_checksums").await? == "on";
@@ -127,21 +130,34 @@ async fn show(link: &mut Link, name: &'static str) -> Result<String, Failure> {
     Ok(show_value(&rows).map_err(SessionError::from)?)
 }
 
-/// The archive of this server, made if need be.
-fn open(files: &Arc<dyn Files>, facts: &Facts) -> Result<Catalogue, Failure> {
-    let identity = facts.identity();
-    match Catalogue::open(Arc::clone(files)) {
-        Err(ArchiveError::NoArchive) => {
-            let claim = Archive::claim(Arc::clone(files), "seawall backup")?;
-            let mut random = [0; 16];
-            _ = getrandom::fill(&mut random);
-            drop(claim.open(&identity, &random)?);
-            Ok(Catalogue::open(Arc::clone(files))?)
+/// The archive of this server, made if need be. A receiver that has just been started makes it.
+async fn open(
+    files: &Arc<dyn Files>,
+    facts: &Facts,
+    stop: &mut Shutdown,
+) -> Result<Catalogue, Failure> {
+    let (identity, began) = (facts.identity(), Instant::now());
+    loop {
+        match Catalogue::open(Arc::clone(files)) {
+            Err(ArchiveError::NoArchive) => {}
+            catalogue => {
+                let catalogue = catalogue?;
+                catalogue.identity().admits(&identity)?;
+                return Ok(catalogue);
+            }
         }
-        catalogue => {
-            let catalogue = catalogue?;
-            catalogue.identity().admits(&identity)?;
-            Ok(catalogue)
+        match Archive::claim(Arc::clone(files), "seawall backup") {
+            Err(ArchiveError::Locked { .. }) if began.elapsed() < IN_THE_MAKING => {}
+            claim => {
+                let mut random = [0; 16];
+                _ = getrandom::fill(&mut random);
+                drop(claim?.open(&identity, &random)?);
+                continue;
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(LOOK_INTERVAL) => {}
+            _ = stop.changed() => return Err(stopped()),
         }
     }
 }

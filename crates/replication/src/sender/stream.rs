@@ -80,8 +80,8 @@ pub struct Standing {
     pub flush_lag: Option<Duration>,
     /// How long that took.
     pub apply_lag: Option<Duration>,
-    /// What the client's queries need of the primary (hot_standby_feedback).
-    pub horizons: Horizons,
+    /// What the client's queries need of the primary (hot_standby_feedback), once it has said so.
+    pub horizons: Option<Horizons>,
 }
 
 /// What a client's reply comes to.
@@ -141,7 +141,7 @@ impl Stream {
             write_lag: None,
             flush_lag: None,
             apply_lag: None,
-            horizons: Horizons::NONE,
+            horizons: None,
         };
         Self {
             standing,
@@ -206,7 +206,7 @@ impl Stream {
             },
             Some(b'h') => match first(payload).and_then(HotStandbyFeedback::parse) {
                 Some(feedback) => {
-                    self.standing.horizons = feedback.horizons;
+                    self.standing.horizons = Some(feedback.horizons);
                     After::Nothing
                 }
                 None => violation("insufficient data left in message"),

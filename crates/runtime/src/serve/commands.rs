@@ -52,6 +52,7 @@ pub(super) fn run(hub: &Hub, command: &Command, pid: u32) -> Done {
             if !dropped {
                 return Done::Wait;
             }
+            hub.need();
             hub.tell(&ServeReport::SlotDropped(name));
             Done::Answer(Answer::SlotDropped)
         }),

@@ -319,7 +319,9 @@ impl Connection {
         let in_backup = self.sender.is_in_backup();
         let before = self.me.horizons();
         self.me.show(|shown| (shown.standing, shown.in_backup) = (standing, in_backup));
-        if self.me.horizons() != before {
+        let said = self.slot.as_ref().zip(standing.and_then(|standing| standing.horizons));
+        let is_new = said.is_some_and(|(held, needed)| self.hub.slots.need(held, needed));
+        if is_new || self.me.horizons() != before {
             self.hub.need();
         }
         let Some(standing) = standing else { return self.end_stream().await };

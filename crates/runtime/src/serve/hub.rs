@@ -187,7 +187,7 @@ impl Member {
     /// What it needs of the primary.
     pub(super) fn horizons(&self) -> Horizons {
         let shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-        shown.standing.map_or(Horizons::NONE, |standing| standing.horizons)
+        shown.standing.and_then(|standing| standing.horizons).unwrap_or_default()
     }
 
     fn follower(&self) -> Follower {
@@ -223,6 +223,8 @@ impl Hub {
             tell,
         };
         hub.load_tls()?;
+        // Of those that were there before.
+        hub.need();
         Ok(hub)
     }
 
@@ -404,7 +406,8 @@ impl Hub {
     /// Sums up what followers need: one of them needs something else now, or has gone.
     pub(super) fn need(&self) {
         let members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
-        let all = members.values().map(|member| member.horizons()).collect::<Vec<_>>();
+        let mut all = members.values().map(|member| member.horizons()).collect::<Vec<_>>();
+        all.extend(self.slots.needs());
         let all = Horizons::of_all(&all);
         self.needed.send_if_modified(|needed| std::mem::replace(needed, all) != all);
     }

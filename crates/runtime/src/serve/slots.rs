@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use archive::{ArchiveError, Slot, Slots};
 use pg_types::{Lsn, SegmentSize, TimelineId};
 use pg_wire::command::{SlotName, SlotNameError};
+use pg_wire::feedback::Horizons;
 use pg_wire::message::SqlState;
 use pg_wire::server::response::Refusal;
 use tokio::sync::watch;
@@ -63,6 +64,7 @@ pub(super) struct Held {
     at: Arc<AtomicU64>,
     /// What its file says.
     saved: Lsn,
+    needs: Horizons,
 }
 
 impl Held {
@@ -143,6 +145,8 @@ impl Table {
             restart,
             created: world::timestamp().strftime("%FT%TZ").to_string(),
             lost: None,
+            xmin: 0,
+            catalog_xmin: 0,
         };
         if let Err(error) = store.keep(&slot) {
             // It may be there for all that.
@@ -197,8 +201,8 @@ impl Table {
         }
         entry.active = Some(pid);
         let (timeline, saved) = entry.slot.restart.unwrap_or((TimelineId::FIRST, Lsn::INVALID));
-        let (name, at) = (name.to_owned(), Arc::clone(&entry.at));
-        Ok(Held { name, timeline, at, saved })
+        let (name, at, needs) = (name.to_owned(), Arc::clone(&entry.at), needs(&entry.slot));
+        Ok(Held { name, timeline, at, saved, needs })
     }
 
     /// Writes how far a slot has come, on this timeline.
@@ -209,9 +213,11 @@ impl Table {
         let Some(slot) = known.filter(|slot| at.is_valid() && slot.lost.is_none()) else {
             return Ok(());
         };
-        if (held.saved, held.timeline) == (at, timeline) {
+        let needs = needs(&slot);
+        if (held.saved, held.timeline, held.needs) == (at, timeline, needs) {
             return Ok(());
         }
+        held.needs = needs;
         let slot = Slot { restart: Some((timeline, at)), ..slot };
         let kept = store.keep(&slot);
         // One that couldn't be written keeps more than it has to, until it has moved on. But where
@@ -219,10 +225,27 @@ impl Table {
         if kept.is_ok() || held.saved < at {
             (held.saved, held.timeline) = (at, timeline);
             if let Some(entry) = self.entries().get_mut(&held.name) {
-                entry.slot = slot;
+                entry.slot.restart = slot.restart;
             }
         }
         kept
+    }
+
+    /// What a slot's follower needs of the primary, which it keeps while that one is away; whether
+    /// that is something else now. Its file follows as for its place.
+    pub(super) fn need(&self, held: &Held, horizons: Horizons) -> bool {
+        let mut entries = self.entries();
+        let Some(entry) = entries.get_mut(&held.name) else { return false };
+        let before = needs(&entry.slot);
+        (entry.slot.xmin, entry.slot.catalog_xmin) = (horizons.xmin, horizons.catalog_xmin);
+        before != horizons
+    }
+
+    /// What all of their followers need of the primary, also those that are away.
+    pub(super) fn needs(&self) -> Vec<Horizons> {
+        let entries = self.entries();
+        let slots = entries.values().map(|entry| &entry.slot);
+        slots.filter(|slot| slot.lost.is_none()).map(needs).collect()
     }
 
     /// Gives a slot back; a temporary one stays its connection's.
@@ -276,7 +299,7 @@ impl Table {
             if written.is_ok()
                 && let Some(entry) = self.entries().get_mut(&name)
             {
-                entry.slot = slot;
+                entry.slot.lost = slot.lost;
             }
             LetGo { name, retained, active, written }
         };
@@ -309,6 +332,7 @@ pub(super) async fn guard(hub: Arc<Hub>) {
                     continue;
                 }
                 hub.tell(&ServeReport::SlotLost { slot: &name, retained, limit });
+                hub.need();
                 if let Some(pid) = active {
                     hub.cancel_pid(pid);
                 }
@@ -319,6 +343,10 @@ pub(super) async fn guard(hub: Arc<Hub>) {
             return;
         }
     }
+}
+
+fn needs(slot: &Slot) -> Horizons {
+    Horizons { xmin: slot.xmin, catalog_xmin: slot.catalog_xmin }
 }
 
 fn missing(name: &str) -> Refusal {
@@ -363,6 +391,11 @@ mod tests {
                 assert_eq!(archive::slots(&*files).unwrap().pop().unwrap().restart, at(flushed));
             }
         }
+        let horizons = Horizons { xmin: 7, catalog_xmin: 0 };
+        assert!(table.need(&held, horizons) && !table.need(&held, horizons));
+        table.save(&mut held, TimelineId::FIRST).unwrap();
+        assert_eq!(archive::slots(&*files).unwrap().pop().unwrap().xmin, 7);
+        assert_eq!(table.needs(), [horizons]);
         // What was expired isn't kept any more, and the slot stays where it can be kept from.
         let expired = r#"{"expired": [{"timeline": 1, "before": "0/300000", "at": ""}]}"#;
         std::fs::write(dir.path().join("expired.json"), expired).unwrap();

@@ -2,15 +2,19 @@
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
+use archive::Archive;
+use disk::RealFiles;
 use testkit::process::{Running, Signal, run};
 use testkit::servers::{Server, ServerOptions, StopMode};
 
-use super::super::common::{LIMIT, Must, full_run, pg, server, server_flush};
+use super::super::common::{LIMIT, Must, full_run, pg, scratch, server, server_flush};
 use super::super::restore_wal::Kept;
 use super::{backup, backup_command, list, recover, restore, restored, seawall, verified};
-use crate::program::ended;
+use crate::program::{self, ended};
 
 /// A file of more than 8 GB is through by then on a slow disk.
 const LONG: Duration = Duration::from_secs(900);
@@ -214,4 +218,20 @@ fn a_users_file_is_given_back_up_to_its_end() {
     let mut end = [0; 7];
     given_back.read_exact_at(&mut end, size - 7).must();
     assert_eq!(&end, b"the end");
+}
+
+/// A receiver that is connecting has the archive already, and there is none yet.
+#[test]
+fn an_archive_that_is_being_made_is_waited_for() {
+    let (primary, dir) = (server(18, 1, &[]), scratch());
+    let archive = dir.path().join("archive");
+    let files = Arc::new(RealFiles::new(archive.clone()));
+    let claim = Archive::claim(files, "the test").must();
+    let releasing = thread::spawn(move || {
+        thread::sleep(Duration::from_secs(1));
+        drop(claim);
+    });
+    let mut backup = program::seawall(&["backup", "-w", "-c", "fast", "-d"]);
+    ended(backup.arg(primary.conninfo()).arg("-A").arg(&archive)).is_well();
+    releasing.join().unwrap_or_else(|_| panic!("the claim is held"));
 }

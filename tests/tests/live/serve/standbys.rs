@@ -8,8 +8,9 @@ use super::wire::{REPLICATION, Wire};
 use super::{Serving, await_replay, conninfo, receive_and_serve, served, standby_of, work};
 use crate::common::{
     LIMIT, Must, Receiver, ReceiverOptions, SLOT, forgetful, on_each_major, scratch, server,
-    server_flush,
+    server_flush, until,
 };
+use crate::status;
 
 const COUNT: &str = "SELECT count(*) FROM t";
 
@@ -167,7 +168,24 @@ fn what_queries_need_is_kept(major: u32, by_another: bool) {
     reader.close();
     let is_past = slot(&format!("xmin::text::bigint > {}", oldest.join("")));
     primary.wait_until("the reader to be forgotten", LIMIT, &is_past).must();
+    // Its slot remembers it, as the server's does, also over a restart of who serves.
     standby.stop(StopMode::Fast).must();
+    let is_kept = slot("xmin IS NOT NULL");
+    let are_gone = || {
+        let status = status::json(&archive);
+        status["server"]["followers"].as_array().is_some_and(Vec::is_empty).then_some(())
+    };
+    drop(wire);
+    until(LIMIT, "the standby to be gone", are_gone);
+    receiver.await_flush(&primary, work(&primary));
+    assert_eq!(primary.sql(&format!("SELECT {is_kept}")).must(), "t");
+    let another = another.map(|another| {
+        another.stop();
+        Serving::on(port, &archive, &["--serve-auth", "trust"])
+    });
+    primary.wait_until("what the slot remembers", LIMIT, &is_kept).must();
+    let (mut wire, _) = Wire::log_in(port, REPLICATION);
+    wire.query("DROP_REPLICATION_SLOT standby");
     primary.wait_until("the standby to be forgotten", LIMIT, &slot("xmin IS NULL")).must();
     if let Some(another) = another {
         another.stop();
