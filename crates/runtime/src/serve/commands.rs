@@ -134,7 +134,7 @@ fn start(
     (slot, at, timeline): (Option<&str>, Lsn, Option<TimelineId>),
 ) -> Result<Done, Refusal> {
     let timeline = timeline.unwrap_or(tip.timeline);
-    let held = slot.map(|name| hub.slots.take(name, pid)).transpose()?;
+    let held = slot.map(|name| hub.slots.take(name, pid, at)).transpose()?;
     let stream = || {
         let branch = branch(catalogue, tip.timeline).map_err(|error| failed(&error))?;
         let end = end_of(&branch, timeline)?;

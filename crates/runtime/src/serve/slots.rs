@@ -184,8 +184,9 @@ impl Table {
         Ok(true)
     }
 
-    /// Takes a slot for a stream.
-    pub(super) fn take(&self, name: &str, pid: u32) -> Result<Held, Refusal> {
+    /// Takes a slot for a stream from `start`. A temporary one needn't keep what is before: it was made
+    /// for this stream, and reserves more than that may want.
+    pub(super) fn take(&self, name: &str, pid: u32, start: Lsn) -> Result<Held, Refusal> {
         let mut entries = self.entries();
         let entry = entries.get_mut(name).ok_or_else(|| missing(name))?;
         if let Some(other) = entry.active.filter(|other| *other != pid) {
@@ -200,6 +201,9 @@ impl Table {
                 .hint(format!("It was let go since {why}.")));
         }
         entry.active = Some(pid);
+        if entry.slot.temporary {
+            entry.at.fetch_max(start.as_u64(), Ordering::Relaxed);
+        }
         let (timeline, saved) = entry.slot.restart.unwrap_or((TimelineId::FIRST, Lsn::INVALID));
         let (name, at, needs) = (name.to_owned(), Arc::clone(&entry.at), needs(&entry.slot));
         Ok(Held { name, timeline, at, saved, needs })
@@ -382,7 +386,7 @@ mod tests {
         let (table, files) = table(dir.path());
         let at = |lsn: u64| Some((TimelineId::FIRST, Lsn::new(lsn)));
         table.create("a", None, at(9 << 20)).unwrap();
-        let mut held = table.take("a", 1).unwrap();
+        let mut held = table.take("a", 1, Lsn::new(1 << 20)).unwrap();
         for (flushed, is_written) in [(3 << 20, true), (3 << 20 | 5, false), (4 << 20, true)] {
             assert_eq!(held.flushed(Lsn::new(flushed), SIZE), is_written, "{flushed}");
             assert_eq!(table.read("a").unwrap().restart, at(flushed));
@@ -391,6 +395,11 @@ mod tests {
                 assert_eq!(archive::slots(&*files).unwrap().pop().unwrap().restart, at(flushed));
             }
         }
+        // One that was made for a stream is where that begins.
+        table.create("b", Some(2), at(1 << 20)).unwrap();
+        table.take("b", 2, Lsn::new(5 << 20)).unwrap();
+        assert_eq!(table.read("b").unwrap().restart, at(5 << 20));
+        table.drop_temporary(2).unwrap();
         let horizons = Horizons { xmin: 7, catalog_xmin: 0 };
         assert!(table.need(&held, horizons) && !table.need(&held, horizons));
         table.save(&mut held, TimelineId::FIRST).unwrap();
