@@ -6,7 +6,8 @@ use pg_types::{Branch, Lsn, SegmentNumber, TimelineId};
 
 use crate::find::OpenIndex;
 use crate::gap::gaps;
-use crate::survey::{Form, LAST, Survey};
+use crate::resume::LAST;
+use crate::survey::{Form, Survey};
 use crate::{ArchiveError, Catalogue};
 
 /// What was found where a file wasn't.

@@ -4,25 +4,19 @@ use std::path::Path;
 
 use pg_types::{Branch, Lsn, TimelineId};
 
-use crate::gap::{gaps, last_gap};
-use crate::survey::{Form, OwnEnd};
+use crate::survey::Form;
 use crate::{ArchiveError, Catalogue, Layout, Reader};
 
 impl Catalogue {
-    /// The newest timeline that has WAL here, and the end of what is proved on it without a hole, which
-    /// is durable when this returns; `None` in an archive without WAL. Its last segment is decoded.
+    /// The newest timeline that has WAL here, and the end of what is proved on it, which is durable
+    /// when this returns; `None` in an archive without WAL. The last segment is decoded.
     ///
     /// # Errors
     /// If the disk fails, or a history can't be read.
     pub fn durable_end(&self) -> Result<Option<(TimelineId, Lsn)>, ArchiveError> {
         let survey = self.survey()?;
         let Some((timeline, segments)) = survey.timelines().next_back() else { return Ok(None) };
-        let gap = last_gap(&gaps(&*self.files)?, timeline, self.layout.segment_size);
-        let Some(OwnEnd { piece, .. }) = segments.own_end(gap) else { return Ok(None) };
-        // What is shipped behind an unfinished one doesn't follow it yet.
-        let open = segments.range(piece.clone()).find(|(_, form)| !form.is_sealed());
-        let newest = || segments.range(piece.clone()).next_back();
-        let Some((number, form)) = open.or_else(newest) else { return Ok(None) };
+        let Some((number, form)) = segments.iter().next_back() else { return Ok(None) };
         let branch = self.history(timeline)?.unwrap_or_else(|| Branch::root(timeline));
         let (mut primed, _) = self.primed(&branch, number)?;
         let opened = match form {

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use disk::{ErrorKind, Files};
-use pg_types::{Lsn, SegmentNumber, SegmentSize, TimelineId};
+use pg_types::{Lsn, TimelineId};
 use serde::{Deserialize, Serialize};
 
 use crate::open::Archive;
@@ -81,16 +81,6 @@ pub fn gaps(files: &dyn Files) -> Result<Vec<Gap>, ArchiveError> {
     let file: File = serde_json::from_slice(&bytes).map_err(|error| bad(error.to_string()))?;
     let gaps = file.gaps.into_iter().map(Entry::gap);
     gaps.collect::<Option<_>>().ok_or_else(|| bad("a timeline or position is invalid".to_owned()))
-}
-
-/// The segment in which the last gap of a timeline ends.
-pub(crate) fn last_gap(
-    gaps: &[Gap],
-    timeline: TimelineId,
-    size: SegmentSize,
-) -> Option<SegmentNumber> {
-    let of_it = gaps.iter().filter(|gap| gap.to_timeline == timeline);
-    of_it.map(|gap| gap.to.segment(size)).max()
 }
 
 impl Archive {

@@ -11,11 +11,10 @@ use disk::{DiskError, ErrorKind};
 use pg_types::{Branch, Lsn, SegmentNumber, TimelineId, WalFileKind};
 use wal_format::Validator;
 
-use crate::gap::last_gap;
 use crate::index::IndexBuilder;
 use crate::open::Archive;
 use crate::prove::Primed;
-use crate::survey::{Form, LAST, OwnEnd, Segments, Survey};
+use crate::survey::{Form, Segments, Survey};
 use crate::{ArchiveError, Layout};
 
 /// A writer's beginning.
@@ -270,19 +269,26 @@ impl Archive {
         notes: &mut Vec<String>,
     ) -> Result<Option<(Found, Option<Lsn>)>, ArchiveError> {
         let (timeline, size, mut end_behind) = (branch.timeline(), self.layout.segment_size, None);
-        let gap = last_gap(&self.gaps()?, timeline, size);
-        let Some(OwnEnd { missing, piece, behind }) = segments.own_end(gap) else {
-            return Ok(None);
-        };
-        for missing in missing {
+        let mut pieces = self.pieces_behind_gaps(timeline, segments)?.peekable();
+        let Some(mut piece) = pieces.next() else { return Ok(None) };
+        let last =
+            |sealed: bool| segments.iter().rev().find(|(_, form)| form.is_sealed() == sealed);
+        let (sealed, open) = (last(true), last(false));
+        while let Some(behind) = pieces.peek().map(|next| next.start) {
+            let is_behind = |(number, _): (SegmentNumber, Form)| number >= behind;
+            if !(sealed.is_some_and(is_behind) && open.is_some_and(is_behind)) {
+                let behind = behind..LAST;
+                end_behind = self.leave_behind(timeline, piece.end, segments, behind, notes)?;
+                break;
+            }
+            // The archive's own end is behind it: no crash leaves that.
             notes.push(format!(
                 "{} is missing, which was there before: see `seawall gaps`; put it back from a \
                  copy, or with `seawall archive-wal` from the server",
-                self.layout.segment(timeline, missing).display()
+                self.layout.segment(timeline, piece.end).display()
             ));
-        }
-        if let Some(behind) = behind {
-            end_behind = self.leave_behind(timeline, piece.end, segments, behind..LAST, notes)?;
+            let Some(next) = pieces.next() else { break };
+            piece = next;
         }
         let Some(newest) = piece.end.previous() else { return Ok(None) };
         let open = segments.range(piece.clone()).find(|(_, form)| !form.is_sealed());
@@ -317,6 +323,21 @@ impl Archive {
             return Ok(Some((found, end_behind)));
         }
         Ok(Some((Found::Whole { newest, primed: end }, end_behind)))
+    }
+
+    /// The pieces of a timeline without a hole, behind the last gap that is recorded if there are
+    /// any.
+    fn pieces_behind_gaps<'a>(
+        &self,
+        timeline: TimelineId,
+        segments: &'a Segments,
+    ) -> Result<impl Iterator<Item = Range<SegmentNumber>> + use<'a>, ArchiveError> {
+        let gaps = self.gaps()?.into_iter().filter(|gap| gap.to_timeline == timeline);
+        let behind = gaps.map(|gap| gap.to.segment(self.layout.segment_size)).max();
+        let is_any = |behind: &SegmentNumber| segments.range(*behind..LAST).next().is_some();
+        let first = behind.filter(is_any).unwrap_or(SegmentNumber::new(0));
+        let pieces = segments.pieces().filter(move |piece| piece.end > first);
+        Ok(pieces.map(move |piece| piece.start.max(first)..piece.end))
     }
 
     /// Decodes segments that follow each other, until one doesn't hold.
@@ -425,6 +446,9 @@ impl Archive {
         Ok(Some(last.end(self.layout.segment_size)))
     }
 }
+
+/// Where ranges of segments end: no server gets there.
+pub(crate) const LAST: SegmentNumber = SegmentNumber::new(u64::MAX);
 
 /// Segments that were decoded one after another.
 struct Passage {

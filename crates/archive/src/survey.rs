@@ -17,9 +17,6 @@ use crate::expiry::{Bounds, expired};
 use crate::packed::parse_name;
 use crate::{Catalogue, Layout};
 
-/// Where ranges of segments end: no server gets there.
-pub(crate) const LAST: SegmentNumber = SegmentNumber::new(u64::MAX);
-
 /// The segments of an archive, by timeline and number, as they were when they were looked at.
 #[derive(Clone, Debug, Default)]
 pub struct Survey {
@@ -199,38 +196,6 @@ impl Segments {
             Some(SegmentNumber::new(start)..SegmentNumber::new(end))
         })
     }
-
-    /// Where the archive itself ends, behind the last gap that is recorded, which ends in the segment
-    /// `gap`.
-    pub(crate) fn own_end(&self, gap: Option<SegmentNumber>) -> Option<OwnEnd> {
-        let zero = SegmentNumber::new(0);
-        let is_any = |gap: &SegmentNumber| self.range(*gap..LAST).next().is_some();
-        let first = gap.filter(is_any).unwrap_or(zero);
-        let pieces = self.pieces().filter(|piece| piece.end > first);
-        let mut pieces = pieces.map(|piece| piece.start.max(first)..piece.end).peekable();
-        let last = |sealed: bool| self.iter().rev().find(|(_, form)| form.is_sealed() == sealed);
-        let (sealed, open) = (last(true), last(false));
-        let (mut piece, mut missing) = (pieces.next()?, Vec::new());
-        while let Some(behind) = pieces.peek().map(|next| next.start) {
-            let is_behind = |(number, _): (SegmentNumber, Form)| number >= behind;
-            if !(sealed.is_some_and(is_behind) && open.is_some_and(is_behind)) {
-                return Some(OwnEnd { missing, piece, behind: Some(behind) });
-            }
-            let next = pieces.next()?;
-            missing.push(std::mem::replace(&mut piece, next).end);
-        }
-        Some(OwnEnd { missing, piece, behind: None })
-    }
-}
-
-/// Where an archive itself ends, as opposed to what was shipped to it, or left by a crash.
-pub(crate) struct OwnEnd {
-    /// Where holes begin that it is behind, since what was received is: no crash leaves those.
-    pub(crate) missing: Vec<SegmentNumber>,
-    /// The piece without a hole in which it is.
-    pub(crate) piece: Range<SegmentNumber>,
-    /// Where the next piece begins.
-    pub(crate) behind: Option<SegmentNumber>,
 }
 
 impl Survey {
