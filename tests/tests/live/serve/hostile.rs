@@ -42,6 +42,20 @@ fn hostile_clients_disturb_nobody() {
     wire.send(&startup(&[("user", "postgres"), ("database", "postgres")]));
     let heard = wire.until_ready();
     assert!(heard.iter().any(|(tag, body)| *tag == b'E' && error(body).contains("0A000")));
+    // What would be a line of the log, and a command to the terminal: it is neither.
+    let forged = "x\nERROR ALARM: forged \u{1b}[2J";
+    for parameters in [
+        &[("user", "postgres"), ("replication", forged)][..],
+        &[("user", "postgres"), ("replication", "true"), ("application_name", forged)],
+    ] {
+        let (mut wire, _) = Wire::log_in(port, parameters);
+        if parameters.len() > 2 {
+            wire.query("START_REPLICATION SLOT nobody 0/1000000");
+        }
+        receiver.running.wait_for_line("ALARM: forged", LIMIT).must();
+    }
+    let log = receiver.running.output_tail();
+    assert!(!log.contains('\u{1b}') && !log.contains("\nERROR ALARM"), "{log}");
     // Replies that no client sends, within a stream.
     let at = server_flush(&primary).segment_start(SegmentSize::MIN);
     let begin = &format!("START_REPLICATION {at} TIMELINE 1");

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use testkit::process::{run_unchecked, run_with_input};
-use testkit::servers::Install;
+use testkit::servers::{Install, as_server_user};
 
 use super::{Serving, conninfo};
 use crate::common::{LIMIT, Must, Receiver, ReceiverOptions, pg, scratch, server, server_flush};
@@ -14,6 +14,17 @@ use crate::program::{ended, seawall};
 
 /// A made-up password that is looked for in everything that is written.
 const PASSWORD: &str = "canary of the users file";
+
+/// Somebody whom root can give files to.
+const NOBODY: u32 = 65_534;
+
+fn own_uid() -> u32 {
+    fs::metadata("/proc/self").must().uid()
+}
+
+fn is_root() -> bool {
+    own_uid() == 0
+}
 
 fn user(archive: &Path, args: &[&str]) -> Command {
     let mut command = seawall(&["user"]);
@@ -44,7 +55,8 @@ fn passwords_are_proved_against_the_users_file() {
         assert!(!ok && error.contains(fails), "{error}");
     }
     // Whoever owns the archive has to read the file, whoever writes it.
-    std::os::unix::fs::chown(&archive, Some(65_534), Some(65_534)).must();
+    let owner = if is_root() { NOBODY } else { own_uid() };
+    std::os::unix::fs::chown(&archive, Some(owner), None).must();
     // A password, and a verifier that was copied from the primary.
     let add = |name: &str, secret: &str| {
         let mut command = user(&archive, &["add", name]);
@@ -67,7 +79,7 @@ fn passwords_are_proved_against_the_users_file() {
     assert_eq!(names.stdout, "ann\nbob\n");
     let file = archive.join("users");
     let metadata = fs::metadata(&file).must();
-    assert_eq!((metadata.permissions().mode() & 0o777, metadata.uid()), (0o600, 65_534));
+    assert_eq!((metadata.permissions().mode() & 0o777, metadata.uid()), (0o600, owner));
     assert!(!fs::read_to_string(&file).must().contains(PASSWORD));
     for major in [14, 18] {
         let install = pg(major);
@@ -107,6 +119,17 @@ fn a_unix_socket_is_its_owners_and_one_process_serves_an_archive() {
     psql.args(["-X", "-At", "-d", &at, "-c", "IDENTIFY_SYSTEM"]);
     let output = testkit::process::run(&mut psql, LIMIT, "psql").must();
     assert!(String::from_utf8_lossy(&output.stdout).contains("|1|"));
+    // Whoever gets there all the same, and isn't the owner, has to have a password.
+    for (path, mode) in [(dir.path().to_owned(), 0o755), (dir.path().join(".s.PGSQL.5999"), 0o666)]
+    {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).must();
+    }
+    let mut psql = pg(18).client_command("psql");
+    as_server_user(&mut psql);
+    psql.args(["-X", "-At", "-w", "-d", &at, "-c", "IDENTIFY_SYSTEM"]);
+    let output = run_unchecked(&mut psql, "", LIMIT, "psql").must();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(said.contains("no password supplied"), is_root(), "{said}");
     let mut second = seawall(&["serve", "-A"]);
     second.arg(&archive).args(["--listen", "127.0.0.1:0"]);
     ended(&mut second).says(3, &["served already"]);
