@@ -41,8 +41,7 @@ impl Branch {
     /// # Errors
     /// If a line isn't that, or timelines don't increase.
     pub fn parse(timeline: TimelineId, file: &[u8]) -> Result<Self, BranchError> {
-        let mut stretches: Vec<Stretch> = Vec::new();
-        let mut begin = Lsn::INVALID;
+        let mut ancestors: Vec<(TimelineId, Lsn)> = Vec::new();
         for (at, line) in file.split(|byte| *byte == b'\n').enumerate() {
             let error = |what| BranchError { timeline, line: at + 1, what };
             let line = line.trim_ascii();
@@ -50,20 +49,26 @@ impl Branch {
                 continue;
             }
             let (ancestor, end) = ancestor(line).map_err(error)?;
-            let before = stretches.last().map(|stretch| stretch.timeline);
+            let before = ancestors.last().map(|(before, _)| *before);
             if before.is_some_and(|before| before >= ancestor) || ancestor >= timeline {
                 return Err(error("timelines must increase"));
             }
-            // A recovery that was to end on an ancestor, before a later one was begun, leaves this one
-            // all the same, before its begin (028_pitr_timelines.pl): nothing lies on it.
-            for stretch in &mut stretches {
-                stretch.begin = stretch.begin.min(end);
-                stretch.end = stretch.end.map(|old| old.min(end));
-            }
-            begin = begin.min(end);
-            stretches.push(Stretch { timeline: ancestor, begin, end: Some(end) });
-            begin = end;
+            ancestors.push((ancestor, end));
         }
+        // A recovery that was to end on an ancestor, before a later one was begun, leaves that one all
+        // the same, before its begin (028_pitr_timelines.pl): nothing lies on it.
+        let mut later = Lsn::new(u64::MAX);
+        for (_, end) in ancestors.iter_mut().rev() {
+            later = later.min(*end);
+            *end = later;
+        }
+        let mut begin = Lsn::INVALID;
+        let of = |(timeline, end)| Stretch {
+            timeline,
+            begin: std::mem::replace(&mut begin, end),
+            end: Some(end),
+        };
+        let mut stretches: Vec<Stretch> = ancestors.into_iter().map(of).collect();
         stretches.push(Stretch { timeline, begin, end: None });
         Ok(Self(stretches))
     }

@@ -92,10 +92,11 @@ pub fn publish_archived(files: &Arc<dyn Files>, to: &TipSender) -> Result<(), Ar
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn tip(timeline: u32, end: u64) -> Tip {
+    /// A tip there, of no session.
+    pub(crate) fn tip(timeline: u32, end: u64) -> Tip {
         let version = ServerVersion::from_num(180_006);
         let timeline = TimelineId::new(timeline).unwrap();
         Tip { version, timeline, end: Lsn::new(end), session: 0 }

@@ -252,15 +252,10 @@ impl Lines {
 
 #[cfg(test)]
 mod tests {
-    use pg_types::{Lsn, ServerVersion, TimelineId};
+    use pg_types::Lsn;
 
     use super::*;
-
-    fn tip(timeline: u32, end: u64) -> Tip {
-        let version = ServerVersion::from_num(180_006);
-        let timeline = TimelineId::new(timeline).unwrap();
-        Tip { version, timeline, end: Lsn::new(end), session: 0 }
-    }
+    use crate::tip::tests::tip;
 
     #[tokio::test]
     async fn each_hears_of_each_change() {

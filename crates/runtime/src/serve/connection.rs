@@ -319,9 +319,11 @@ impl Connection {
         let in_backup = self.sender.is_in_backup();
         let before = self.me.horizons();
         self.me.show(|shown| (shown.standing, shown.in_backup) = (standing, in_backup));
-        let said = self.slot.as_ref().zip(standing.and_then(|standing| standing.horizons));
-        let is_new = said.is_some_and(|(held, needed)| self.hub.slots.need(held, needed));
-        if is_new || self.me.horizons() != before {
+        let horizons = self.me.horizons();
+        if horizons != before {
+            if let Some((held, horizons)) = self.slot.as_ref().zip(horizons) {
+                self.hub.slots.need(held, horizons);
+            }
             self.hub.need();
         }
         let Some(standing) = standing else { return self.end_stream().await };

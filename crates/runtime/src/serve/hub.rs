@@ -184,10 +184,10 @@ impl Member {
         self.held_by.load(Ordering::Relaxed) != 0
     }
 
-    /// What it needs of the primary.
-    pub(super) fn horizons(&self) -> Horizons {
+    /// What it needs of the primary, once it has said so.
+    pub(super) fn horizons(&self) -> Option<Horizons> {
         let shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-        shown.standing.and_then(|standing| standing.horizons).unwrap_or_default()
+        shown.standing.and_then(|standing| standing.horizons)
     }
 
     fn follower(&self) -> Follower {
@@ -406,7 +406,7 @@ impl Hub {
     /// Sums up what followers need: one of them needs something else now, or has gone.
     pub(super) fn need(&self) {
         let members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut all = members.values().map(|member| member.horizons()).collect::<Vec<_>>();
+        let mut all = members.values().filter_map(|member| member.horizons()).collect::<Vec<_>>();
         all.extend(self.slots.needs());
         let all = Horizons::of_all(&all);
         self.needed.send_if_modified(|needed| std::mem::replace(needed, all) != all);

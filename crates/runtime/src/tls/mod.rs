@@ -8,7 +8,6 @@
 
 mod certificate;
 mod chain;
-mod client_verifier;
 mod constraints;
 mod cpu;
 mod crl;
@@ -17,7 +16,6 @@ mod error;
 mod files;
 mod name;
 mod server;
-mod signatures;
 mod stream;
 mod verifier;
 
@@ -58,7 +56,7 @@ impl Client {
     pub(crate) fn new(settings: &TlsSettings, server: &Server) -> Result<Self, TlsError> {
         cpu::check()?;
         let provider = Arc::new(rustls_graviola::default_provider());
-        let verifier = Arc::new(Verifier::new(settings, server, &provider)?);
+        let verifier = Arc::new(Verifier::of_server(settings, server, &provider)?);
         let shown = Arc::new(ShownCertificate::new(settings, &provider)?);
         let dangerous = |error: rustls::Error| TlsError::Handshake(error.to_string());
         let mut config = ClientConfig::builder_with_provider(provider)

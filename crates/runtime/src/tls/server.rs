@@ -5,21 +5,24 @@ use std::sync::Arc;
 
 use pg_wire::startup::ALPN;
 use rustls::ServerConfig;
+use rustls::crypto::CryptoProvider;
 use rustls::server::NoServerSessionStorage;
 use rustls::sign::SingleCertAndKey;
 use rustls::version::{TLS12, TLS13};
 
 use super::certificate::Certificate;
-use super::client_verifier::ClientVerifier;
+use super::verifier::{Authorities, Verifier};
 use super::{TlsError, TlsStream, cpu, end_point, files, name};
 use crate::serve::TlsFiles;
 use crate::stream::Stream;
 
 /// What handshakes need.
 pub(crate) struct ServerTls {
-    config: Arc<ServerConfig>,
+    provider: Arc<CryptoProvider>,
+    certified: Arc<SingleCertAndKey>,
     end_point: Option<Vec<u8>>,
-    clients: Option<Arc<ClientVerifier>>,
+    /// Whose certificates clients may show.
+    authorities: Option<Arc<Authorities>>,
 }
 
 /// What a handshake came to.
@@ -43,21 +46,10 @@ impl ServerTls {
         let provider = Arc::new(rustls_graviola::default_provider());
         let certified = files::certified(&of.certificate, &of.key, None, &provider)?;
         let end_point = certified.cert.first().and_then(|leaf| end_point::hash(leaf));
-        let handshake = |error: &dyn std::fmt::Display| TlsError::Handshake(error.to_string());
-        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
-            .with_protocol_versions(&[&TLS13, &TLS12])
-            .map_err(|error| handshake(&error))?;
-        let verifier = |path: &PathBuf| ClientVerifier::new(path, of.revoked.as_deref(), &provider);
-        let clients = of.authorities.as_ref().map(verifier).transpose()?.map(Arc::new);
-        let builder = match &clients {
-            None => builder.with_no_client_auth(),
-            Some(clients) => builder.with_client_cert_verifier(Arc::clone(clients) as _),
-        };
-        let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
-        config.alpn_protocols = vec![ALPN.to_vec()];
-        config.session_storage = Arc::new(NoServerSessionStorage {});
-        config.send_tls13_tickets = 0;
-        Ok(Self { config: Arc::new(config), end_point, clients })
+        let read = |roots: &PathBuf| Authorities::of_clients(roots, of.revoked.as_deref());
+        let authorities = of.authorities.as_ref().map(read).transpose()?.map(Arc::new);
+        let certified = Arc::new(SingleCertAndKey::from(certified));
+        Ok(Self { provider, certified, end_point, authorities })
     }
 
     /// Does a handshake, of which `received` was read already.
@@ -69,14 +61,12 @@ impl ServerTls {
         stream: Stream,
         received: Vec<u8>,
     ) -> Result<Secured, TlsError> {
-        let accepted = TlsStream::accept(stream, Arc::clone(&self.config), received).await;
-        let flaw = |error| match (&error, &self.clients) {
-            (TlsError::Handshake(_), Some(clients)) => {
-                clients.take_flaw().map_or(error, TlsError::Certificate)
-            }
-            _ => error,
-        };
-        let stream = accepted.map_err(flaw)?;
+        // One for each handshake, as it tells what was wrong in it.
+        let of_client = |of: &Arc<Authorities>| Verifier::of_client(Arc::clone(of), &self.provider);
+        let verifier = self.authorities.as_ref().map(of_client).map(Arc::new);
+        let accepted = TlsStream::accept(stream, self.config(verifier.as_ref())?, received).await;
+        let flaw = || verifier.as_ref().and_then(|verifier| verifier.take_flaw());
+        let stream = accepted.map_err(|error| flaw().map_or(error, TlsError::Certificate))?;
         let has_alpn = stream.has_alpn();
         let shown = stream.peer_certificate().map(Certificate::parse);
         let common_name = match shown {
@@ -87,5 +77,20 @@ impl ServerTls {
             }
         };
         Ok(Secured { stream, end_point: self.end_point.clone(), has_alpn, common_name })
+    }
+
+    fn config(&self, verifier: Option<&Arc<Verifier>>) -> Result<Arc<ServerConfig>, TlsError> {
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&self.provider))
+            .with_protocol_versions(&[&TLS13, &TLS12])
+            .map_err(|error| TlsError::Handshake(error.to_string()))?;
+        let builder = match verifier {
+            None => builder.with_no_client_auth(),
+            Some(verifier) => builder.with_client_cert_verifier(Arc::clone(verifier) as _),
+        };
+        let mut config = builder.with_cert_resolver(Arc::clone(&self.certified) as _);
+        config.alpn_protocols = vec![ALPN.to_vec()];
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+        Ok(Arc::new(config))
     }
 }
